@@ -1,0 +1,33 @@
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test test-fast bench pins clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup:  ## virtual environment with pinned requirements, collection linked
+	@$(PYTHON) tools/setup.py requirements.txt
+
+demo: setup  ## back up a live LMDB application and prove that the backup restores
+	@.venv/bin/python demo/demo.py
+
+setup-test:  ## the same with all that the tests need
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git
+	@$(PYTHON) tools/setup.py requirements-test.txt
+
+test: setup-test  ## every stage of the tests, with a table at the end
+	@.venv/bin/python tools/stages.py
+
+test-fast: setup-test  ## without the slow stages, for daily work
+	@.venv/bin/python tools/stages.py --tags fast
+
+bench: setup-test  ## compare speed and memory with mdb_copy, zstd and tar
+	@.venv/bin/python bench/lmdb.py
+
+pins: setup-test  ## record what the requirements bring along in constraints.txt
+	@.venv/bin/python -m pip freeze > constraints.txt
+
+clean:  ## remove all that the other commands made
+	rm -rf .venv .venv-importer .ansible .cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,80 @@
+"""Makes a virtual environment with pinned requirements and links this checkout as an installed collection.
+
+usage: setup.py REQUIREMENTS [VIRTUAL_ENVIRONMENT]
+
+Done again it takes no time: a stamp in the environment holds the digest of the requirements that it was made from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import debian
+
+ROOT = Path(__file__).resolve().parent.parent
+LINK = ROOT / ".ansible/collections/ansible_collections/embedded/db_backup"
+
+
+def link_collection() -> None:
+    """Let ansible find the checkout by its full name, whatever its folder is called."""
+    LINK.parent.mkdir(parents=True, exist_ok=True)
+    if not LINK.is_symlink():
+        LINK.symlink_to("../../../..")
+
+
+def requirements_digest() -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted([*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def make_environment(environment: Path) -> None:
+    """Create the virtual environment, or create it anew when its Python no longer runs."""
+    if sys.version_info < (3, 11):
+        raise SystemExit(
+            f"Python 3.11 or newer is needed here and {sys.executable} is {sys.version.split()[0]}: "
+            "name another one, as in `make setup PYTHON=python3.12`"
+        )
+    python = environment / "bin/python"
+    if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+        return
+    if importlib.util.find_spec("ensurepip") is None:
+        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        print(f"installing {package}", flush=True)
+        debian.install([package])
+    subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+
+
+def install_requirements(requirements: Path, environment: Path) -> None:
+    stamp = environment / f".{requirements.name}.sha256"
+    digest = requirements_digest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    print(f"installing {requirements.name} into {environment.name}", flush=True)
+    make_environment(environment)
+    pip = [environment / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--requirement", requirements], check=True)
+    stamp.write_text(digest)
+
+
+def main(requirements: str, environment: str = ".venv") -> None:
+    link_collection()
+    # Two makes at the same time must not install into one environment at the same time.
+    with open(ROOT / ".ansible/setup.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            install_requirements(ROOT / requirements, ROOT / environment)
+        except debian.CannotInstall as problem:
+            raise SystemExit(f"the setup needs a package: {problem}") from None
+        except subprocess.CalledProcessError as problem:
+            raise SystemExit(f"the setup stopped: `{' '.join(map(str, problem.cmd))}` failed, see above") from None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
