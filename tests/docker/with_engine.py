@@ -2,9 +2,9 @@
 
     python tests/docker/with_engine.py COMMAND [ARGUMENT...]
 
-An engine that answers already is used and left alone. Else, as root, a daemon with data and socket of its own is started
-(docker.io is installed where apt-get can) and stopped once the last command that uses it has ended, however it ended.
-Else the exit code is 69 and standard error says what to install. The container tests of the collection run like this:
+An engine that answers already is used and left alone. Else, as root, a daemon with data and socket of its own is
+started (installed first on Debian) and stopped once the last command that uses it has ended, however it ended.
+Else the exit code is 69 and standard error says what to install. The container tests run like this:
 
     .venv/bin/python tests/docker/with_engine.py .venv/bin/molecule test
 """
@@ -29,6 +29,7 @@ DATA = Path("/var/cache/embedded-db-backup-tests/docker")
 RUN = Path("/run/embedded-db-backup-tests")
 SOCKET = f"unix://{RUN}/docker.sock"
 LOG = RUN / "dockerd.log"
+INSTALLER = Path(__file__).resolve().parents[2] / "tools" / "debian.py"
 KEEP_DAEMON = "--keep-daemon"
 
 
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         if host is None:
             return run_with_daemon(arguments)
     if host is None:
-        print("with_engine: no Docker engine answers; install and start Docker, or be root on Debian", file=sys.stderr)
+        sys.stderr.write("with_engine: no Docker engine answers; install and start Docker, or be root on Debian\n")
         return NO_ENGINE
     return run(arguments, host)
 
@@ -76,14 +77,8 @@ def install_daemon() -> bool:
     """Make sure that `dockerd` can be started; false where that is up to the user."""
     if os.geteuid() != 0:
         return False
-    if shutil.which("dockerd") and shutil.which("docker"):
-        return True
-    if not shutil.which("apt-get"):
-        return False
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for step in (["update"], ["install", "--yes", "--no-install-recommends", "docker.io"]):
-        subprocess.run(["apt-get", "--quiet", *step], env=environment, stdout=sys.stderr, check=True)
-    return True
+    subprocess.run([sys.executable, str(INSTALLER), "dockerd=docker.io"], stdout=sys.stderr, check=True)
+    return bool(shutil.which("dockerd"))
 
 
 def run(command: list[str], host: str) -> int:
