@@ -4,9 +4,10 @@
 
 An engine that answers already is used and left alone. Else, as root, a daemon with data and socket of its own is
 started (installed first on Debian) and stopped once the last command that uses it has ended, however it ended.
-Else the exit code is 69 and standard error says what to install. The container tests run like this:
+Else the exit code is 69 and standard error says what to install. The command finds the programs beside this Python
+first, so that the container tests run like this:
 
-    .venv/bin/python tests/docker/with_engine.py .venv/bin/molecule test
+    .venv/bin/python tests/docker/with_engine.py molecule test
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def install_daemon() -> bool:
 
 def run(command: list[str], host: str) -> int:
     """Run the command and return its exit code; a signal to this process ends the command first."""
-    with subprocess.Popen(command, env={**os.environ, "DOCKER_HOST": host}) as child:
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    with subprocess.Popen(command, env={**os.environ, "DOCKER_HOST": host, "PATH": path}) as child:
         try:
             return child.wait()
         except SystemExit:
