@@ -13,7 +13,7 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 	@.venv/bin/python demo/demo.py
 
 setup-test:  ## the same with all that the tests need
-	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck
 	@$(PYTHON) tools/setup.py requirements-test.txt
 
 test: setup-test  ## every stage of the tests, with a table at the end
@@ -25,8 +25,10 @@ test-fast: setup-test  ## without the slow stages, for daily work
 bench: setup-test  ## compare speed and memory with mdb_copy, zstd and tar
 	@.venv/bin/python bench/lmdb.py
 
-pins: setup-test  ## record what the requirements bring along in constraints.txt
+pins: setup-test  ## record what the requirements bring along
 	@.venv/bin/python -m pip freeze > constraints.txt
+	@$(PYTHON) tools/setup.py requirements-importer.txt .venv-importer
+	@.venv-importer/bin/python -m pip freeze > constraints-importer.txt
 
 clean:  ## remove all that the other commands made
 	rm -rf .venv .venv-importer .ansible .cache build

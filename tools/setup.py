@@ -29,7 +29,7 @@ def link_collection() -> None:
 
 def requirements_digest() -> str:
     digest = hashlib.sha256(sys.version.encode())
-    for path in sorted([*ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]):
+    for path in sorted([*ROOT.glob("requirements*.txt"), *ROOT.glob("constraints*.txt")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -42,7 +42,8 @@ def make_environment(environment: Path) -> None:
             "name another one, as in `make setup PYTHON=python3.12`"
         )
     python = environment / "bin/python"
-    if python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+    probe = [python, "-m", "pip", "--version"]
+    if python.exists() and subprocess.run(probe, capture_output=True, check=False).returncode == 0:
         return
     if importlib.util.find_spec("ensurepip") is None:
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
