@@ -27,29 +27,23 @@ def link_collection() -> None:
         LINK.symlink_to("../../../..")
 
 
-def requirements_digest() -> str:
-    digest = hashlib.sha256(sys.version.encode())
-    for path in sorted([*ROOT.glob("requirements*.txt"), *ROOT.glob("constraints*.txt")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def make_environment(environment: Path) -> None:
-    """Create the virtual environment, or create it anew when its Python no longer runs."""
+    """Create the virtual environment, anew when it was made by another Python or the checkout has moved."""
     if sys.version_info < (3, 11):
         raise SystemExit(
             f"Python 3.11 or newer is needed here and {sys.executable} is {sys.version.split()[0]}: "
             "name another one, as in `make setup PYTHON=python3.12`"
         )
-    python = environment / "bin/python"
-    probe = [python, "-m", "pip", "--version"]
-    if python.exists() and subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+    stamp = environment / ".made-for"
+    identity = f"{environment} {sys.version}"
+    if stamp.exists() and stamp.read_text() == identity:
         return
     if importlib.util.find_spec("ensurepip") is None:
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         print(f"installing {package}", flush=True)
         debian.install([package])
-    subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
+    stamp.write_text(identity)
 
 
 def install_requirements(requirements: Path, environment: Path) -> None:
@@ -58,10 +52,14 @@ def install_requirements(requirements: Path, environment: Path) -> None:
     if stamp.exists() and stamp.read_text() == digest:
         return
     print(f"installing {requirements.name} into {environment.name}", flush=True)
-    make_environment(environment)
-    pip = [environment / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--requirement", requirements], check=True)
+    pip = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--requirement", str(requirements)], check=True)
     stamp.write_text(digest)
+
+
+def requirements_digest() -> str:
+    files = sorted([*ROOT.glob("requirements*.txt"), *ROOT.glob("constraints*.txt")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def main(requirements: str, environment: str = ".venv") -> None:
@@ -70,6 +68,7 @@ def main(requirements: str, environment: str = ".venv") -> None:
     with open(ROOT / ".ansible/setup.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
+            make_environment(ROOT / environment)
             install_requirements(ROOT / requirements, ROOT / environment)
         except debian.CannotInstall as problem:
             raise SystemExit(f"the setup needs a package: {problem}") from None
