@@ -13,7 +13,15 @@ from testinfra.modules.ansible import AnsibleException
 
 APPLICATION = "sudo -u kg python3 /usr/local/bin/lmdb_application.py"
 LEDGER = "/var/lib/kg/ledger"
-FLIP_MIDDLE_BYTE = "import sys; f = open(sys.argv[1], 'r+b'); f.seek(f.seek(0, 2) // 2); b = f.read(1); f.seek(-1, 1); f.write(bytes([b[0] ^ 1]))"
+FLIP_MIDDLE_BYTE = """
+import sys
+with open(sys.argv[1], "r+b") as stored:
+    middle = stored.seek(0, 2) // 2
+    stored.seek(middle)
+    byte = stored.read(1)
+    stored.seek(middle)
+    stored.write(bytes([byte[0] ^ 1]))
+"""
 
 
 @dataclass
@@ -95,7 +103,7 @@ def test_nothing_is_left_beside_a_backup(backup: Backup) -> None:
 
 
 def test_backup_verifies(backup: Backup) -> None:
-    backup.verify()
+    assert backup.path.endswith(backup.verify()["backup"]["id"])
 
 
 def test_application_accepts_what_is_restored(backup: Backup, scratch: str) -> None:
