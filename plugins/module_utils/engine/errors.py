@@ -1,0 +1,49 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The errors a user can meet: each is one sentence saying what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class BackupError(Exception):
+    """Anything that stops the work; its text is meant for the user."""
+
+    exit_code = 1
+
+
+class UsageError(BackupError):
+    """A parameter, a job file or the command line is wrong."""
+
+    exit_code = 2
+
+
+class NotFoundError(BackupError):
+    """There is no such job or backup."""
+
+    exit_code = 10
+
+
+class LockedError(BackupError):
+    """Another process works on the same job or destination."""
+
+    exit_code = 11
+
+
+class SourceError(BackupError):
+    """The database cannot be captured: missing, unreadable, of another kind, or not answering."""
+
+
+class CorruptError(BackupError):
+    """Stored bytes are not what the manifest says, or a copy does not hold together."""
+
+
+class RestoreError(BackupError):
+    """A restore was refused, or failed and was rolled back."""
+
+
+class Interrupted(BackupError):
+    """SIGTERM or SIGINT arrived; what was begun has been cleaned up."""
+
+    exit_code = 130

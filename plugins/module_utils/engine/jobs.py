@@ -1,0 +1,116 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A job: what to back up, where to, and how. The same words in modules, job files and on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from .decoding import DecodingError, decode, did_you_mean
+from .errors import NotFoundError, UsageError
+from .paths import check_job_name
+from .repository.repository import JobDirectory, Repository, default_repository
+from .sources.base import Source
+from .sources.registry import SOURCES
+from .stream import compression as codecs
+
+DEFAULT_DIRECTORY = Path("/etc/db-backup/jobs.d")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options that jobs of every type have. min_age_hours is compared with the last good backup."""
+
+    name: str
+    type: str
+    repository: Optional[str] = None
+    compression: str = "zstd"
+    compression_level: Optional[int] = None
+    verify: bool = True
+    min_age_hours: float = 0
+    skip_unchanged: bool = False
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Settings, and the source they lead to."""
+
+    settings: Settings
+    source: Source
+    compression: codecs.Compression
+    timeout: float
+
+    @property
+    def directory(self) -> JobDirectory:
+        """Where the backups of the job are."""
+        return repository_at(self.settings.repository).job(self.settings.name)
+
+
+def repository_at(path: Optional[str]) -> Repository:
+    """The repository at a path, or the default one."""
+    return Repository(Path(path) if path else default_repository())
+
+
+def parse(options: Dict[str, Any], place: str = "") -> Job:
+    """Make a job of options as a job file or a module gives them. place is put before messages.
+
+    Raises UsageError naming the option at fault.
+    """
+    kind = options.get("type")
+    if kind not in SOURCES:
+        raise UsageError(
+            _at(place, "type {!r} is not known; this version knows {}".format(kind, ", ".join(sorted(SOURCES))))
+        )
+    source_class, options_class = SOURCES[kind]
+    common = [field.name for field in dataclasses.fields(Settings)]
+    own = [field.name for field in dataclasses.fields(options_class)]
+    for key in options:
+        if key not in common + own:
+            raise UsageError(_at(place, f"{key}: is not known{did_you_mean(key, common + own)}"))
+    try:
+        settings = decode(Settings, {key: value for key, value in options.items() if key in common})
+        specific = decode(options_class, {key: value for key, value in options.items() if key in own})
+        check_job_name(settings.name)
+        if settings.min_age_hours < 0:
+            raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is negative")
+        compression = codecs.choose(settings.compression, settings.compression_level)
+        return Job(settings, source_class(specific), compression, specific.timeout)
+    except (DecodingError, UsageError) as error:
+        raise UsageError(_at(place, str(error))) from error
+
+
+def load(directory: Path, name: str) -> Job:
+    """Read the job file of this name.
+
+    Raises NotFoundError, or UsageError for a file that is not valid.
+    """
+    path = directory / (check_job_name(name) + ".json")
+    try:
+        options = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        known = ", ".join(names(directory)) or "none"
+        raise NotFoundError(f"there is no job {name} in {directory}; known are: {known}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise UsageError(f"{path} does not hold an object")
+    if options.setdefault("name", name) != name:
+        raise UsageError(f"{path}: name: must be {name!r} like the file")
+    return parse(options, str(path))
+
+
+def names(directory: Path) -> List[str]:
+    """The names of all job files."""
+    return sorted(path.stem for path in directory.glob("*.json"))
+
+
+def _at(place: str, problem: str) -> str:
+    return f"{place}: {problem}" if place else problem

@@ -1,0 +1,217 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Make a backup: capture into staging, prove, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import platform
+import shlex
+import socket
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from .. import VERSION, times
+from ..jobs import Job
+from ..repository.manifest import Check, Host, Manifest, Named, Origin, Summary
+from ..repository.published import PublishedBackup
+from ..repository.repository import JobDirectory
+from ..repository.staging import Staging
+from ..repository.state import Attempt, Verification
+from ..sources.base import Capture, Inspection
+from .progress import Progress, silent
+from .proof import prove
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run did. Without changed, reason says why; path is that of the backup, also when only predicted."""
+
+    changed: bool
+    path: Path
+    backup: Dict[str, Any]
+    previous: Optional[Manifest]
+    reason: Optional[str] = None
+    warnings: List[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether there was no need for a backup."""
+        return not self.changed
+
+    def to_json(self) -> Dict[str, Any]:
+        """The results every backup module has."""
+        return {
+            "changed": self.changed,
+            "skipped": self.skipped,
+            "reason": self.reason,
+            "path": str(self.path),
+            "backup": self.backup,
+            "warnings": self.warnings,
+        }
+
+
+def back_up(job: Job, progress: Progress = silent) -> Outcome:
+    """Run the job now.
+
+    Raises BackupError; then nothing is published and nothing is left behind.
+    """
+    directory = job.directory
+    directory.create()
+    with directory.lock(), _recorded(directory) as attempt:
+        directory.remove_leftovers()
+        inspection = job.source.inspect()
+        previous = directory.latest_good_manifest()
+        reason = _reason_to_skip(job, inspection, previous)
+        if reason and previous:
+            attempt.status, attempt.message = "skipped", reason
+            return _skipped(directory, previous, reason)
+        started = times.now()
+        with directory.staging(started, job.compression) as staging:
+            attempt.id = staging.id
+            backup, manifest, warnings = _make(job, staging, started, progress)
+        _remember_proof(directory, manifest)
+        return Outcome(True, backup.path, manifest.to_json(), previous, warnings=warnings)
+
+
+def predict(job: Job) -> Outcome:
+    """What back_up would do, without doing it.
+
+    Raises BackupError for what can be seen to fail.
+    """
+    directory = job.directory
+    inspection = job.source.inspect()
+    previous = directory.latest_good_manifest()
+    reason = _reason_to_skip(job, inspection, previous)
+    if reason and previous:
+        return _skipped(directory, previous, reason)
+    backup_id = directory.free_id(times.now())
+    expected: Dict[str, Any] = {
+        "id": backup_id,
+        "job": directory.name,
+        "status": "predicted",
+        "engine": dataclasses.asdict(inspection.engine),
+        "source": {"path": inspection.origin.path, "size": inspection.origin.size, **inspection.origin.details},
+        "compression": dataclasses.asdict(job.compression),
+        "files": [],
+        "summary": {"size": inspection.origin.size, "repo_size": None, "duration_ms": None},
+        "check": None,
+    }
+    return Outcome(True, directory.path / backup_id, expected, previous)
+
+
+def _make(
+    job: Job, staging: Staging, started: datetime.datetime, progress: Progress
+) -> Tuple[PublishedBackup, Manifest, List[str]]:
+    copy_started = times.now()
+    capture = job.source.capture(staging)
+    origin, check = capture.origin, None
+    if job.settings.verify:
+        origin = _read_back(job, staging, capture, progress)
+        check = Check(read_back=True, opened=True, timestamp=times.to_rfc3339(times.now()))
+    stopped = times.now()
+    manifest = Manifest(
+        id=staging.id,
+        job=job.settings.name,
+        tool=Named("embedded.db_backup", VERSION),
+        host=Host(socket.gethostname() or platform.node()),
+        engine=capture.engine,
+        source=origin,
+        backup=capture.kind,
+        timestamp_start=times.to_rfc3339(started),
+        timestamp_copy_start=times.to_rfc3339(copy_started),
+        timestamp_stop=times.to_rfc3339(stopped),
+        files=staging.records,
+        compression=staging.compression,
+        summary=_summary(staging, started, stopped),
+        check=check,
+        restore_by_hand=_by_hand(staging),
+    )
+    return staging.publish(manifest), manifest, capture.warnings
+
+
+def _read_back(job: Job, staging: Staging, capture: Capture, progress: Progress) -> Origin:
+    with job.directory.scratch() as scratch:
+        return prove(
+            PublishedBackup(staging.path),
+            records=staging.records,
+            compression=staging.compression.type,
+            source=type(job.source),
+            origin=capture.origin,
+            scratch=scratch,
+            timeout=job.timeout,
+            progress=progress,
+        )
+
+
+def _summary(staging: Staging, started: datetime.datetime, stopped: datetime.datetime) -> Summary:
+    return Summary(
+        size=sum(record.size for record in staging.records),
+        repo_size=sum(record.repo_size for record in staging.records),
+        duration_ms=int((stopped - started).total_seconds() * 1000),
+    )
+
+
+def _by_hand(staging: Staging) -> List[str]:
+    """The commands that restore without any of our software, for whoever reads the manifest at night."""
+    commands = [f"cd {shlex.quote(str(staging.path.parent / staging.id))}", "sha256sum -c SHA256SUMS"]
+    decompress = {"zstd": "zstd -d -c", "gzip": "gzip -d -c", "none": "cat"}[staging.compression.type]
+    for record in staging.records:
+        stored, path = shlex.quote(record.repo_path), shlex.quote(record.path)
+        if record.content == "tar":
+            commands.append(f"{decompress} {stored} | tar x -C DESTINATION")
+        else:
+            commands.append(f"{decompress} {stored} > DESTINATION/{path}")
+    return commands
+
+
+def _reason_to_skip(job: Job, inspection: Inspection, previous: Optional[Manifest]) -> Optional[str]:
+    if not previous or job.settings.force:
+        return None
+    age = (times.now() - times.from_rfc3339(previous.timestamp_start)).total_seconds()
+    if 0 <= age < job.settings.min_age_hours * 3600:
+        wanted = f"{job.settings.min_age_hours:g} h"
+        return f"the last good backup {previous.id} is {times.age_in_words(age)} old, younger than {wanted}"
+    if job.settings.skip_unchanged and job.source.is_unchanged(inspection.origin, previous.source):
+        return f"nothing was committed since the last good backup {previous.id}"
+    return None
+
+
+def _skipped(directory: JobDirectory, previous: Manifest, reason: str) -> Outcome:
+    return Outcome(False, directory.path / previous.id, previous.to_json(), previous, reason)
+
+
+@contextlib.contextmanager
+def _recorded(directory: JobDirectory) -> Iterator[Attempt]:
+    """Write down that a run began and how it ended; a killed one stays "running"."""
+    attempt = Attempt(times.to_rfc3339(times.now()), "running")
+    _write_attempt(directory, attempt)
+    try:
+        yield attempt
+        if attempt.status == "running":
+            attempt.status = "succeeded"
+    except BaseException as error:
+        attempt.status, attempt.message = "failed", str(error) or type(error).__name__
+        # The error of the run is the one to tell, not that its state could not be written, as on a full disk.
+        with contextlib.suppress(OSError):
+            _write_attempt(directory, attempt)
+        raise
+    _write_attempt(directory, attempt)
+
+
+def _write_attempt(directory: JobDirectory, attempt: Attempt) -> None:
+    with directory.changed_state() as state:
+        state.last_attempt = attempt
+        if attempt.status == "succeeded":
+            state.last_success = attempt
+
+
+def _remember_proof(directory: JobDirectory, manifest: Manifest) -> None:
+    if manifest.check:
+        with directory.changed_state() as state:
+            state.verified[manifest.id] = Verification(manifest.check.timestamp, "passed")
+            state.last_verify = Attempt(manifest.check.timestamp, "passed", manifest.id)

@@ -1,0 +1,77 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The proof that stored files are a backup: read back, decompressed, hashed, opened with the engine, read whole."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import List, Optional, Type
+
+from ..errors import BackupError, CorruptError
+from ..paths import make_directories
+from ..repository.manifest import FileRecord, Origin
+from ..repository.published import PublishedBackup
+from ..sources import tree
+from ..sources.base import Source
+from ..stream.stages import Reader, SparseFileWriter, Stage
+from ..stream.transfer import Stored, load
+from .progress import Progress
+
+
+def prove(
+    stored: PublishedBackup,
+    *,
+    records: List[FileRecord],
+    compression: str,
+    source: Type[Source],
+    origin: Origin,
+    scratch: Optional[Path],
+    timeout: float,
+    progress: Progress,
+) -> Origin:
+    """Read every stored file; with a scratch directory, open the content there with the engine too.
+
+    Returns the origin completed with what the engine counted. Raises CorruptError.
+    """
+    unpacked = {}
+    for record in records:
+        target: Optional[Stage] = None
+        if record.content == "tar":
+            target = Reader(functools.partial(tree.check, included=source.included(origin)))
+        elif scratch:
+            unpacked[record.path] = scratch / record.path
+            target = SparseFileWriter(create(scratch / record.path), durable=False)
+        load_record(stored, record, compression, target, progress)
+    if not scratch:
+        return origin
+    try:
+        return source.check(unpacked, origin, timeout)
+    except CorruptError as error:
+        raise CorruptError(f"backup {stored.id}: {error}") from error
+
+
+def load_record(
+    stored: PublishedBackup, record: FileRecord, compression: str, target: Optional[Stage], progress: Progress
+) -> None:
+    """Read one stored file into target, from the medium and not from memory where the system allows.
+
+    Raises CorruptError that names the file.
+    """
+    expected = Stored(record.size, record.sha256, record.repo_size, record.repo_sha256)
+    with stored.opened(record) as descriptor:
+        try:
+            load(descriptor, compression, expected, target, progress)
+        except CorruptError as error:
+            raise CorruptError(f"backup {stored.id}: {record.repo_path} {error}") from error
+        except OSError as error:
+            raise BackupError(f"cannot unpack {record.repo_path} of backup {stored.id}: {error.strerror}") from error
+
+
+def create(path: Path) -> int:
+    """A new private file, and the directories above it."""
+    make_directories(path.parent)
+    return os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,249 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Restore a backup: everything is unpacked and proven beside the destination before anything there changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import grp
+import hashlib
+import os
+import pwd
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
+
+from ..errors import RestoreError, UsageError
+from ..paths import is_directory
+from ..repository import locks
+from ..repository.manifest import FileRecord, Manifest
+from ..repository.published import PublishedBackup
+from ..repository.repository import JobDirectory
+from ..sources import tree
+from ..sources.base import Restoration, Source
+from ..sources.registry import source_of
+from ..stream.stages import CHUNK, Reader, SparseFileWriter
+from .progress import Progress, silent
+from .proof import create, load_record
+from .swap import Swap
+
+_TIMEOUT = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits."""
+
+    destination: Optional[Path] = None
+    force: bool = False
+    owner: Optional[str] = None
+    group: Optional[str] = None
+    mode: Optional[int] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What was done, or is predicted: files are in place at these paths, aside has those that were there before."""
+
+    changed: bool
+    destination: Path
+    files: List[Path]
+    aside: List[Path]
+    map_sizes: Dict[str, int]
+    backup: Dict[str, Any]
+
+    def to_json(self) -> Dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "changed": self.changed,
+            "dest": str(self.destination),
+            "files": [str(path) for path in self.files],
+            "aside": [str(path) for path in self.aside],
+            "map_sizes": self.map_sizes,
+            "backup": self.backup,
+        }
+
+
+def restore(
+    directory: JobDirectory,
+    backup_id: Optional[str],
+    request: Request,
+    predict: bool = False,
+    progress: Progress = silent,
+) -> Restored:
+    """Restore the backup with this id, or the latest good one; with predict, only look.
+
+    When the destination already holds just what the backup holds, nothing is done. Raises RestoreError when the
+    destination is not empty and force is not given, or is open in an application; CorruptError when the backup does
+    not verify. Then the destination is as it was.
+    """
+    backup = directory.backup(backup_id)
+    with backup.in_use():
+        work = _Restore.prepare(backup, request, progress)
+        if work.is_done():
+            return work.result(False, [])
+        work.refuse()
+        return work.result(True, [] if predict else work.run())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Restore:
+    """What the steps of one restore share."""
+
+    backup: PublishedBackup
+    request: Request
+    progress: Progress
+    manifest: Manifest
+    source: Type[Source]
+    plan: Restoration
+    uid: Optional[int]
+    gid: Optional[int]
+
+    @classmethod
+    def prepare(cls, backup: PublishedBackup, request: Request, progress: Progress) -> _Restore:
+        """Read and check everything that is small."""
+        manifest = backup.manifest()
+        source = source_of(manifest.engine.name)
+        backup.check_sizes(manifest)
+        plan = source.restoration(manifest, request.destination)
+        if not plan.root.is_absolute():
+            raise UsageError(f"dest {plan.root} is not an absolute path")
+        uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
+        return cls(backup, request, progress, manifest, source, plan, uid, gid)
+
+    def result(self, changed: bool, aside: List[Path]) -> Restored:
+        """What to tell of it."""
+        root = self.plan.root
+        files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
+        destination = self.request.destination or Path(self.manifest.source.path)
+        return Restored(changed, destination, files, aside, self.plan.map_sizes, self.manifest.to_json())
+
+    def is_done(self) -> bool:
+        """Whether the destination already holds just what the backup holds."""
+        return all(self._is_in_place(record) for record in self.manifest.files)
+
+    def refuse(self) -> None:
+        """Raise RestoreError when the destination must not be replaced."""
+        occupied = self._occupied()
+        if occupied and not self.request.force:
+            raise RestoreError(f"{occupied} is not empty; with force it is replaced, and what is there is kept aside")
+        for target in [*self.plan.files.values(), *self.plan.trees]:
+            _refuse_links(self.plan.root, target)
+        self.source.refuse_in_use(self.plan)
+
+    def run(self) -> List[Path]:
+        """Unpack, prove and swap; returns what was put aside."""
+        try:
+            with Swap() as swap:
+                self._give(swap.make_directory(self.plan.root), None)
+                with locks.locked_directory(self.plan.root, str(self.plan.root)):
+                    self._stage(swap)
+                    self.source.refuse_in_use(self.plan)
+                    for lock in self.plan.stale:
+                        swap.discard(self.plan.root / lock)
+                    return swap.commit()
+        except OSError as error:
+            raise RestoreError(f"cannot restore to {self.plan.root}: {error}; what was there is unchanged") from error
+
+    def _stage(self, swap: Swap) -> None:
+        unpacked = {}
+        for record in self.manifest.files:
+            if record.content == "tar":
+                self._stage_trees(swap, record)
+            else:
+                unpacked[record.path] = self._stage_file(swap, record)
+        if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check():
+            # Nobody has ever opened this copy: do it before it replaces anything.
+            self.source.check(unpacked, self.manifest.source, _TIMEOUT)
+
+    def _stage_file(self, swap: Swap, record: FileRecord) -> Path:
+        target = self.plan.root / self.plan.files[record.path]
+        self._give(swap.make_directory(target.parent), record)
+        staged = swap.stage(target)
+        descriptor = create(staged)
+        self._give([staged], record)
+        os.chmod(staged, self._mode(record))
+        load_record(self.backup, record, self.manifest.compression.type, SparseFileWriter(descriptor), self.progress)
+        return staged
+
+    def _stage_trees(self, swap: Swap, record: FileRecord) -> None:
+        targets = {}
+        for path in self.plan.trees:
+            self._give(swap.make_directory((self.plan.root / path).parent), record)
+            targets[path] = swap.stage(self.plan.root / path)
+        self._read_tar(record, functools.partial(tree.unpack, targets=targets, uid=self.uid, gid=self.gid))
+
+    def _read_tar(self, record: FileRecord, function: Callable[..., None]) -> None:
+        included = self.source.included(self.manifest.source)
+        target = Reader(functools.partial(function, included=included))
+        load_record(self.backup, record, self.manifest.compression.type, target, self.progress)
+
+    def _is_in_place(self, record: FileRecord) -> bool:
+        if record.content == "file":
+            return _has_content(self.plan.root / self.plan.files[record.path], record)
+        answers = []
+
+        def compare(archive: BinaryIO, included: List[tree.Included]) -> None:
+            answers.append(tree.is_unpacked(archive, included, self.plan.root))
+
+        self._read_tar(record, compare)
+        return answers == [True]
+
+    def _occupied(self) -> Optional[Path]:
+        """What is in the way, if anything."""
+        root, target = self.plan.root, self.request.destination or Path(self.manifest.source.path)
+        if target == root:
+            return root if is_directory(root) and any(root.iterdir()) else None
+        return target if os.path.lexists(target) else None
+
+    def _give(self, paths: List[Path], record: Optional[FileRecord]) -> None:
+        """Give what was created its owner: as asked, else as in the backup, as far as this user may."""
+        record = record or self.manifest.files[0]
+        for path in paths:
+            if os.geteuid() == 0:
+                uid = record.uid if self.uid is None else self.uid
+                os.chown(path, uid, record.gid if self.gid is None else self.gid)
+            elif self.uid is not None or self.gid is not None:
+                os.chown(path, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
+
+    def _mode(self, record: FileRecord) -> int:
+        return self.request.mode if self.request.mode is not None else record.mode & 0o777
+
+
+def _has_content(path: Path, record: FileRecord) -> bool:
+    try:
+        if path.is_symlink() or path.stat().st_size != record.size:
+            return False
+        content = hashlib.sha256()
+        with open(path, "rb") as file:
+            for chunk in iter(functools.partial(file.read, CHUNK), b""):
+                content.update(chunk)
+    except OSError:
+        return False
+    return content.hexdigest() == record.sha256
+
+
+def _refuse_links(root: Path, target: str) -> None:
+    """Root must not be led out of the destination by a link that its owner put there."""
+    for parent in list(Path(target).parents)[:-1]:
+        if (root / parent).is_symlink():
+            raise RestoreError("%s is a link; a restore does not follow links inside its destination" % (root / parent))
+
+
+def _number(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Optional[int]:
+    if name is None or name.isdigit():
+        return None if name is None else int(name)
+    try:
+        return look_up(name)
+    except KeyError:
+        raise UsageError(f"{what} {name!r} does not exist on this host") from None
+
+
+def _user(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _group(name: str) -> int:
+    return grp.getgrnam(name).gr_gid

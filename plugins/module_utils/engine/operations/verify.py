@@ -1,0 +1,89 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Verify a published backup, now or in a year."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from .. import times
+from ..errors import BackupError, CorruptError
+from ..repository.manifest import Manifest
+from ..repository.published import PublishedBackup
+from ..repository.repository import JobDirectory
+from ..repository.state import Attempt, Verification
+from ..sources.registry import source_of
+from .progress import Progress, silent
+from .proof import prove
+
+_TIMEOUT = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """A backup that passed; opened tells whether its engine has read it too, else the hashes alone were compared."""
+
+    path: Path
+    backup: Dict[str, Any]
+    opened: bool
+    warnings: List[str]
+
+
+def verify(directory: JobDirectory, backup_id: Optional[str] = None, progress: Progress = silent) -> Verified:
+    """Read everything a backup stores and compare it with its manifest, then open it with its engine.
+
+    Without an id it is the newest backup that claims to be complete. Raises CorruptError, and remembers the result
+    either way.
+    """
+    backup = directory.backup(backup_id or _newest_id(directory))
+    try:
+        with backup.in_use():
+            manifest = backup.manifest()
+            opened = _prove(directory, backup, manifest, progress)
+    except CorruptError as error:
+        _remember(directory, backup.id, "failed", str(error))
+        raise
+    _remember(directory, backup.id, "passed", None)
+    warnings = [] if opened else ["the engine of the backup is not here to open it with; only checksums were compared"]
+    return Verified(backup.path, manifest.to_json(), opened, warnings)
+
+
+def _newest_id(directory: JobDirectory) -> Optional[str]:
+    """Also one that failed before: verifying again must not silently turn to an older one."""
+    backups = directory.backups()
+    return backups[0].id if backups else None
+
+
+def _prove(directory: JobDirectory, backup: PublishedBackup, manifest: Manifest, progress: Progress) -> bool:
+    source = source_of(manifest.engine.name)
+    backup.check_sizes(manifest)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(directory.scratch()) if source.can_check() else None
+        prove(
+            backup,
+            records=manifest.files,
+            compression=manifest.compression.type,
+            source=source,
+            origin=manifest.source,
+            scratch=scratch,
+            timeout=_TIMEOUT,
+            progress=progress,
+        )
+    return scratch is not None
+
+
+def _remember(directory: JobDirectory, backup_id: str, status: str, message: Optional[str]) -> None:
+    now = times.to_rfc3339(times.now())
+    try:
+        with directory.changed_state() as state:
+            state.verified[backup_id] = Verification(now, status, message)
+            state.last_verify = Attempt(now, status, backup_id, message)
+    except OSError as error:
+        raise BackupError(
+            f"backup {backup_id} {status}, but {directory.path} cannot be written: {error.strerror}"
+        ) from error

@@ -1,0 +1,88 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Names and paths from outside: checked, then opened without following any link."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path, PurePosixPath
+from typing import List
+
+from .errors import CorruptError, UsageError
+
+JOB_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_LONGEST_JOB_NAME = 100
+
+
+def check_job_name(name: str) -> str:
+    """Return the name when it is one a job may have.
+
+    Raises UsageError.
+    """
+    if len(name) > _LONGEST_JOB_NAME or not JOB_NAME_PATTERN.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a job name: use at most {_LONGEST_JOB_NAME} lower-case letters, digits, "
+            "'-' and '_', beginning with a letter or digit"
+        )
+    return name
+
+
+def is_safe_relative(path: str) -> bool:
+    """Whether the path stays below the place it is relative to and prints as one line."""
+    if not path or path != str(PurePosixPath(path)) or path.startswith("/"):
+        return False
+    if any(part in ("..", ".") for part in path.split("/")):
+        return False
+    return path.isprintable() and "\\" not in path
+
+
+def open_below(directory: int, path: str, flags: int) -> int:
+    """Open a checked relative path below an open directory; no component may be a link.
+
+    Raises CorruptError for an unsafe path, OSError from the system (ELOOP or ENOTDIR for a link).
+    """
+    if not is_safe_relative(path):
+        raise CorruptError(f"{path!r} is not a path below the backup")
+    *parents, name = path.split("/")
+    opened = os.dup(directory)
+    try:
+        for parent in parents:
+            inner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+            os.close(opened)
+            opened = inner
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
+    finally:
+        os.close(opened)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path, mode: int = 0o700) -> List[Path]:
+    """Create the missing directories of a path, durable; returns those it made, outermost first."""
+    missing: List[Path] = []
+    while not path.is_dir():
+        missing.insert(0, path)
+        path = path.parent
+    for directory in missing:
+        directory.mkdir(mode)
+        fsync_directory(directory.parent)
+    return missing
+
+
+def is_directory(path: Path) -> bool:
+    """Whether the path itself, not what a link points to, is a directory."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,220 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A forked child that runs one function, as the owner of the data, and never outlives its parent or its deadline.
+
+Databases are opened only in such children: a damaged file can crash the process that maps it (SIGBUS), a foreign lock
+can hang it, and root must not own the files that opening creates. A fork, not a new interpreter: inside an Ansible
+module the package is in an archive that the owner of the data may not read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import pwd
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Type
+
+from .errors import BackupError, SourceError
+from .stream.stages import CHUNK
+
+_F_SETPIPE_SZ = 1031
+_PR_SET_PDEATHSIG = 1
+_EXIT_REPORTED = 3
+
+
+class Owner(NamedTuple):
+    """Whose rights a child takes; only root can give up its own."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Owner:
+        """The owner of a file."""
+        return cls(status.st_uid, status.st_gid)
+
+
+class Report:
+    """How the function in the child talks to the parent while it works."""
+
+    def __init__(self, descriptor: int, output: int) -> None:
+        self.descriptor = descriptor
+        self.output = output
+
+    def alive(self) -> None:
+        """Tell the parent that work goes on."""
+        self.send({"alive": True})
+
+    def send(self, message: Any) -> None:
+        """Write one message, a line of JSON."""
+        line = (json.dumps(message) + "\n").encode()
+        while line:
+            line = line[os.write(self.descriptor, line) :]
+
+
+class Child:
+    """The child process, as a context manager: leaving it ends the child whatever it does.
+
+    function gets a Report; what it returns must be JSON. Its bytes to report.output are read with chunks, its result
+    with result. A BackupError in the child is raised again in the parent, as failing; a crash or a silence of
+    timeout seconds as well, with what as the subject of the sentence.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Report], Any],
+        *,
+        what: str,
+        timeout: float,
+        owner: Optional[Owner] = None,
+        directory: Optional[Path] = None,
+        failing: Type[BackupError] = SourceError,
+    ) -> None:
+        self._what = what
+        self._timeout = timeout
+        self._failing = failing
+        self._status: Optional[int] = None
+        self._output, output = os.pipe()
+        self._reports, reports = os.pipe()
+        _enlarge(output)
+        parent = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _run_in_child(function, Report(reports, output), parent, owner, directory)
+        os.close(output)
+        os.close(reports)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is None:
+            try:
+                os.killpg(self._pid, signal.SIGKILL)
+            except ProcessLookupError:
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._output)
+        os.close(self._reports)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes the child writes, until it ends its output. A chunk is valid until the next is asked for."""
+        buffer = memoryview(bytearray(CHUNK))
+        while True:
+            self._wait_for(self._output)
+            size = os.readv(self._output, [buffer])
+            if not size:
+                return
+            yield buffer[:size]
+
+    def result(self) -> Any:
+        """What the function returned, once it has.
+
+        Raises the failing error when the child reported one, crashed, or was silent for too long.
+        """
+        pending = b""
+        answer = None
+        while True:
+            self._wait_for(self._reports)
+            data = os.read(self._reports, CHUNK)
+            if not data:
+                break
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                answer = answer if "alive" in message else message
+        self._status = os.waitpid(self._pid, 0)[1]
+        if answer is None or "error" in answer:
+            raise self._failing(answer["error"] if answer else f"{self._what} {_ending(self._status)}")
+        return answer["result"]
+
+    def _wait_for(self, descriptor: int) -> None:
+        ready, _unused, _unused = select.select([descriptor], [], [], self._timeout)
+        if not ready:
+            raise self._failing(f"{self._what} gave no sign of life for {self._timeout:g} seconds and was ended")
+
+
+def discard_output(child: Child) -> None:
+    """Read the child's output to its end without keeping it."""
+    for _unused in child.chunks():
+        pass
+
+
+def _run_in_child(
+    function: Callable[[Report], Any],
+    report: Report,
+    parent: int,
+    owner: Optional[Owner],
+    directory: Optional[Path],
+) -> NoReturn:
+    status = 0
+    try:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _keep_open(report.output, report.descriptor)
+        if directory:
+            # Entered while still root: the owner of the data may be unable to pass the directories above it.
+            os.chdir(directory)
+        if owner and os.geteuid() == 0 and owner.uid != 0:
+            _become(owner)
+        _die_with(parent)
+        result = function(report)
+        os.close(report.output)
+        report.send({"result": result})
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is told and this copy of it must end here
+        status = _EXIT_REPORTED
+        _report_failure(report, error)
+    finally:
+        os._exit(status)
+
+
+def _report_failure(report: Report, error: BaseException) -> None:
+    message = str(error) if isinstance(error, (BackupError, OSError)) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):
+        report.send({"error": message})
+
+
+def _become(owner: Owner) -> None:
+    try:
+        os.initgroups(pwd.getpwuid(owner.uid).pw_name, owner.gid)
+    except KeyError:
+        os.setgroups([])
+    os.setgid(owner.gid)
+    os.setuid(owner.uid)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with its parent, who may be killed at any moment."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(_EXIT_REPORTED)
+
+
+def _keep_open(*wanted: int) -> None:
+    """Close all but the standard and the wanted descriptors: a lock held by the parent must end with the parent."""
+    for name in os.listdir("/proc/self/fd" if sys.platform == "linux" else "/dev/fd"):
+        if int(name) > 2 and int(name) not in wanted:
+            os.closerange(int(name), int(name) + 1)
+
+
+def _enlarge(pipe: int) -> None:
+    """A larger pipe saves switches between the two processes; the system's limit may forbid it."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, CHUNK)
+
+
+def _ending(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"crashed with {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"ended with status {os.WEXITSTATUS(status)} and no word"

@@ -1,0 +1,181 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The repository: a directory with a directory per job."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+from pathlib import Path
+from typing import ContextManager, Iterator, List, Optional
+
+from .. import times
+from ..errors import BackupError, CorruptError, NotFoundError, UsageError
+from ..paths import JOB_NAME_PATTERN, check_job_name, is_directory, make_directories
+from ..stream.compression import Compression
+from . import locks
+from . import manifest as manifests
+from . import state as states
+from .manifest import Manifest
+from .published import PublishedBackup
+from .staging import PREFIX as STAGING_PREFIX
+from .staging import Staging, working_directory
+from .state import State
+
+_SCRATCH_PREFIX = ".scratch-"
+_LOCK = ".lock"
+
+
+class JobDirectory:
+    """The backups of one job, REPOSITORY/JOB."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    def lock(self) -> ContextManager[None]:
+        """Be the only run of this job.
+
+        Raises LockedError.
+        """
+        return locks.locked_file(self.path / _LOCK, f"job {self.name}")
+
+    def is_locked(self) -> bool:
+        """Whether a run of this job is under way."""
+        return locks.is_held(self.path / _LOCK)
+
+    def create(self) -> None:
+        """Make the directory where it is missing."""
+        try:
+            make_directories(self.path)
+        except OSError as error:
+            raise BackupError(f"cannot create {self.path}: {error.strerror}") from error
+        if not is_directory(self.path):
+            raise UsageError(f"{self.path} is a link; a job has a directory of its own in the repository")
+
+    @contextlib.contextmanager
+    def staging(self, started: datetime.datetime, compression: Compression) -> Iterator[Staging]:
+        """A new backup in the making; what is not published is removed at the end."""
+        backup_id = self.free_id(started)
+        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as path:
+            yield Staging(path, backup_id, compression)
+
+    def scratch(self) -> ContextManager[Path]:
+        """A private directory to unpack into, gone afterwards."""
+        return working_directory(self.path / (_SCRATCH_PREFIX + str(os.getpid())))
+
+    def free_id(self, started: datetime.datetime) -> str:
+        """The id of a backup that starts now: a collision takes the next free second."""
+        while True:
+            backup_id = times.to_id(started)
+            if not any(os.path.lexists(self.path / (prefix + backup_id)) for prefix in ("", STAGING_PREFIX)):
+                return backup_id
+            started += datetime.timedelta(seconds=1)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left behind; directories that somebody holds stay."""
+        for entry in sorted(self.path.iterdir()):
+            ours = entry.name.startswith((STAGING_PREFIX, _SCRATCH_PREFIX))
+            if ours and is_directory(entry) and locks.is_dead(entry):
+                shutil.rmtree(entry)
+
+    def backups(self) -> List[PublishedBackup]:
+        """All backups, newest first. A directory without a manifest is none."""
+        try:
+            names = sorted((entry.name for entry in os.scandir(self.path)), reverse=True)
+        except FileNotFoundError:
+            return []
+        return [PublishedBackup(self.path / name) for name in names if self._is_backup(name)]
+
+    def backup(self, backup_id: Optional[str] = None) -> PublishedBackup:
+        """The backup with this id, or the latest good one.
+
+        Raises NotFoundError.
+        """
+        if not is_directory(self.path):
+            raise NotFoundError(f"there is no job {self.name} in {self.path.parent}")
+        if backup_id is None:
+            latest = self.latest_good()
+            if not latest:
+                raise NotFoundError(f"job {self.name} has no good backup in {self.path.parent}")
+            return latest
+        if not times.ID_PATTERN.fullmatch(backup_id):
+            raise UsageError(f"{backup_id!r} is not the id of a backup; an id looks like 20261121T013000Z")
+        if not self._is_backup(backup_id):
+            raise NotFoundError(f"job {self.name} has no backup {backup_id} in {self.path.parent}")
+        return PublishedBackup(self.path / backup_id)
+
+    def latest_good(self) -> Optional[PublishedBackup]:
+        """The newest backup with a sound manifest whose last verification did not fail."""
+        verified = self.state().verified
+        for backup in self.backups():
+            verification = verified.get(backup.id)
+            if verification and verification.status == "failed":
+                continue
+            try:
+                backup.manifest()
+            except CorruptError:
+                continue
+            return backup
+        return None
+
+    def latest_good_manifest(self) -> Optional[Manifest]:
+        """Its manifest."""
+        latest = self.latest_good()
+        return latest.manifest() if latest else None
+
+    def state(self) -> State:
+        """What is known beside the manifests."""
+        return states.read(self.path)
+
+    @contextlib.contextmanager
+    def changed_state(self) -> Iterator[State]:
+        """The state, to be changed and written back while no other process does."""
+        with locks.briefly_locked(self.path):
+            state = states.read(self.path)
+            yield state
+            states.write(self.path, state)
+
+    def _is_backup(self, name: str) -> bool:
+        path = self.path / name
+        return (
+            bool(times.ID_PATTERN.fullmatch(name))
+            and is_directory(path)
+            and os.path.lexists(path / manifests.FILE_NAME)
+        )
+
+
+class Repository:
+    """The directory all jobs of a host share."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_absolute():
+            raise UsageError(f"repository {path} is not an absolute path")
+        self.path = path
+
+    def job(self, name: str) -> JobDirectory:
+        """The directory of a job, which need not exist yet.
+
+        Raises UsageError for a bad name.
+        """
+        return JobDirectory(self.path / check_job_name(name))
+
+    def jobs(self) -> List[JobDirectory]:
+        """All jobs with a directory, by name."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        return [JobDirectory(self.path / name) for name in names if self._is_job(name)]
+
+    def _is_job(self, name: str) -> bool:
+        return bool(JOB_NAME_PATTERN.fullmatch(name)) and is_directory(self.path / name)
+
+
+def default_repository() -> Path:
+    """Where backups go unless told: /var/backups/db-backup for root, else backups in the home directory."""
+    return Path("/var/backups/db-backup") if os.geteuid() == 0 else Path.home() / "backups"

@@ -1,0 +1,74 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What happened to a job and its backups after the manifests were written: attempts, verifications.
+
+Lives in state.json beside the backups, replaced as a whole. It informs; nothing is proven by it alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Dict, Optional
+
+from ..decoding import DecodingError, decode, encode
+from ..paths import fsync_directory
+
+FILE_NAME = "state.json"
+
+
+@dataclasses.dataclass
+class Attempt:
+    """One run: status is running, succeeded, skipped or failed; at is RFC 3339; message says why."""
+
+    at: str
+    status: str
+    id: Optional[str] = None
+    message: Optional[str] = None
+
+
+@dataclasses.dataclass
+class Verification:
+    """The last look at a backup: status is passed or failed."""
+
+    at: str
+    status: str
+    message: Optional[str] = None
+
+
+@dataclasses.dataclass
+class State:
+    """The state of one job; verified has the last verification of each backup by id."""
+
+    last_attempt: Optional[Attempt] = None
+    last_success: Optional[Attempt] = None
+    last_verify: Optional[Attempt] = None
+    verified: Dict[str, Verification] = dataclasses.field(default_factory=dict)
+
+
+def read(directory: Path) -> State:
+    """The state of the job in this directory; an empty one where there is none or it is damaged."""
+    try:
+        return decode(State, json.loads((directory / FILE_NAME).read_bytes()))
+    except (OSError, ValueError, DecodingError):
+        return State()
+
+
+def write(directory: Path, state: State) -> None:
+    """Replace the state of the job in this directory, durably."""
+    aside = directory / (f".{FILE_NAME}.{os.getpid()}")
+    descriptor = os.open(str(aside), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write((json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(directory / FILE_NAME)
+    except BaseException:
+        aside.unlink()
+        raise
+    fsync_directory(directory)

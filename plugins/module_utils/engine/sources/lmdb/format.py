@@ -1,0 +1,180 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The file format of LMDB: who wrote an environment, and is it whole. Read from the files, never from an error number.
+
+Source: struct MDB_meta and MDB_page in mdb.c of LMDB 0.9, 1.0 and their forks, on 64-bit little-endian machines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import List, Optional
+
+from ...errors import SourceError
+
+_MAGIC = 0xBEEFC0DE
+_META_OFFSET = 16
+_META_SIZE = 136
+_LARGEST_PAGE = 65536
+_LOCK_VERSION_MASK = 0xFFF
+_TRIES = 10
+
+# magic, data version, fixed address, map size; free and main database of 48 bytes each; last page, transaction id
+_META = struct.Struct("<II Q Q 48s 48s Q Q")
+# page size (in the free database only), flags, depth, branch, leaf, overflow pages, entries, root
+_DATABASE = struct.Struct("<I H H Q Q Q Q Q")
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """A meta page: the environment as of one transaction. fingerprint identifies the state it describes."""
+
+    data_version: int
+    page_size: int
+    map_size: int
+    main_entries: int
+    last_page: int
+    txnid: int
+    fingerprint: str
+
+    @property
+    def used_size(self) -> int:
+        """Bytes from the start of the file to the end of the last page in use."""
+        return (self.last_page + 1) * self.page_size
+
+
+def parse_metas(head: bytes) -> List[Meta]:
+    """The valid meta pages at the start of an LMDB 0.9 data file, the current one first; empty for anything else."""
+    first = _parse(head, 0)
+    if first is None:
+        return []
+    second = _parse(head, first.page_size)
+    metas = [first] if second is None else [first, second]
+    return sorted(metas, key=lambda meta: meta.txnid, reverse=True)
+
+
+def read_metas(data: Path) -> List[Meta]:
+    """The meta pages of a data file that an application may be writing to.
+
+    Raises SourceError when it is not a whole LMDB 0.9 data file, with what it is instead.
+    """
+    descriptor = _open(data)
+    try:
+        head = _stable_head(descriptor)
+        # The size after the meta: data pages reach the file before the meta page that speaks of them.
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    _refuse_others(data, head, size)
+    metas = parse_metas(head)
+    if not metas:
+        raise SourceError(f"{data} has the magic of LMDB and a meta page that makes no sense: it is damaged")
+    if size < metas[0].used_size:
+        raise SourceError(f"{data} is truncated: it has {size} bytes and its own header speaks of {metas[0].used_size}")
+    return metas
+
+
+def lock_version(lock: Path) -> Optional[int]:
+    """The version of the lock file, None where there is none or it is still empty."""
+    try:
+        descriptor = _open(lock)
+    except FileNotFoundError:
+        return None
+    try:
+        head = os.pread(descriptor, 8, 0)
+    finally:
+        os.close(descriptor)
+    if len(head) < 8:
+        return None
+    magic, version = struct.unpack("<II", head)
+    if magic != _MAGIC:
+        raise SourceError(f"{lock} is not the lock file of an LMDB environment")
+    return int(version) & _LOCK_VERSION_MASK
+
+
+def refuse_foreign_lock(data: Path, version: Optional[int]) -> None:
+    """Raise SourceError when the application uses another lock protocol than LMDB 0.9."""
+    if version == 2:
+        raise SourceError(
+            f"{data} is used through heed (mdb.master, lock version 2), which this version does not back up yet"
+        )
+    if version not in (None, 1):
+        raise SourceError(f"{data} has a lock file of version {version}; only version 1, of LMDB 0.9, is known")
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SourceError(f"{path} is not a regular file")
+    return descriptor
+
+
+def _stable_head(descriptor: int) -> bytes:
+    """Both meta pages, read again until two readings agree: a commit may be writing one of them."""
+    head = os.pread(descriptor, 2 * _LARGEST_PAGE, 0)
+    for _unused in range(_TRIES):
+        again = os.pread(descriptor, 2 * _LARGEST_PAGE, 0)
+        if _metas_of(again) == _metas_of(head):
+            break
+        head = again
+    return head
+
+
+def _metas_of(head: bytes) -> bytes:
+    first = _parse(head, 0)
+    second = first.page_size if first else _LARGEST_PAGE
+    return head[: _META_OFFSET + _META_SIZE] + head[second : second + _META_OFFSET + _META_SIZE]
+
+
+def _refuse_others(data: Path, head: bytes, size: int) -> None:
+    if size == 0:
+        raise SourceError(f"{data} is empty, not an LMDB environment")
+    if head.startswith(b"SQLite format 3\0"):
+        raise SourceError(f"{data} is an SQLite database, not an LMDB environment")
+    if _word(head, 24) == _MAGIC:
+        raise SourceError(
+            f"{data} was written by LMDB 1.0 (data version {_word(head, 28)}), which this version does not back up yet"
+        )
+    if _word(head, 12) == _MAGIC:
+        raise SourceError(f"{data} was written by LMDB on a 32-bit machine, which only such a machine can read")
+    if _word(head, 16) == int.from_bytes(_MAGIC.to_bytes(4, "little"), "big"):
+        raise SourceError(f"{data} was written by LMDB on a big-endian machine, which only such a machine can read")
+    if _word(head, 16) != _MAGIC:
+        raise SourceError(f"{data} is not an LMDB environment: it does not have the magic 0xBEEFC0DE")
+    version = _word(head, 20)
+    if version == 2:
+        raise SourceError(
+            f"{data} was written by DLMDB (Datalevin, data version 2), which this version does not back up yet"
+        )
+    if version != 1:
+        raise SourceError(f"{data} has the unknown LMDB data version {version}; only version 1, of LMDB 0.9, is known")
+
+
+def _word(head: bytes, offset: int) -> int:
+    return int.from_bytes(head[offset : offset + 4], "little")
+
+
+def _parse(head: bytes, page: int) -> Optional[Meta]:
+    start = page + _META_OFFSET
+    if len(head) < start + _META_SIZE:
+        return None
+    magic, version, _address, map_size, free, main, last_page, txnid = _META.unpack_from(head, start)
+    page_size = _DATABASE.unpack(free)[0]
+    if magic != _MAGIC or version != 1 or not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
+        return None
+    # Not the fixed address: it says nothing of the content.
+    fingerprint = hashlib.sha256(head[start + 16 : start + _META_SIZE]).hexdigest()
+    return Meta(version, page_size, map_size, _DATABASE.unpack(main)[6], last_page, txnid, fingerprint)

@@ -1,0 +1,262 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is done with LMDB itself, always in a child process: copy a live environment, read a copy to its end.
+
+py-lmdb where it can be imported, else the programs of lmdb-utils.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from ...errors import CorruptError, SourceError
+from ...optional import optional_module
+from ...processes import Report
+from .format import read_metas
+
+lmdb = optional_module("lmdb")
+
+# More records than this in the main database are data of the application, not the names of databases: looking
+# through them all would hold the reader of a live environment for long.
+_MOST_NAMED = 10_000
+_DESCRIPTION_SIZE = 48
+_BATCH = 1_000
+
+
+# Handles of databases by name, the main one under None; or None where they were too many to look for.
+_Handles = Optional[Dict[Optional[str], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Database:
+    """A database of an environment and its number of records; name is None for the main one."""
+
+    name: Optional[str]
+    entries: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where an environment lives, seen from its directory: names of the data and the lock file."""
+
+    data: str
+    lock: str
+    subdir: bool
+
+
+def copier() -> str:
+    """Name and version of what copies here.
+
+    Raises SourceError when there is neither py-lmdb nor mdb_copy.
+    """
+    if lmdb:
+        return "py-lmdb {} (LMDB {})".format(lmdb.__version__, ".".join(map(str, lmdb.version())))
+    if shutil.which("mdb_copy"):
+        answer = subprocess.run(["mdb_copy", "-V"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        return "mdb_copy ({})".format(answer.stdout.decode(errors="replace").split(":")[0].strip())
+    raise SourceError("neither py-lmdb nor mdb_copy is here to copy LMDB with; install python3-lmdb or lmdb-utils")
+
+
+def copy(report: Report, place: Place, compact: bool) -> Dict[str, Any]:
+    """Copy the environment in the working directory to the report's output, out of one read transaction.
+
+    Returns txnid, fingerprint and databases of that transaction as far as they are known for certain.
+    """
+    # Without a lock file no application runs; opening must not create one. The caller sees to it afterwards that
+    # nothing was committed meanwhile.
+    locked = os.path.exists(place.lock)
+    if lmdb:
+        return _copy_with_library(report, place, compact, locked)
+    _copy_with_program(report, place, compact, locked)
+    return {}
+
+
+def read_all(report: Report, data: Path) -> List[Dict[str, Any]]:
+    """Read every record of every database of a copy; returns the databases.
+
+    Raises CorruptError. A damaged copy may crash the process instead.
+    """
+    databases = _read_with_library(report, data) if lmdb else _read_with_program(report, data)
+    return [dataclasses.asdict(database) for database in databases]
+
+
+def can_read() -> bool:
+    """Whether something on this host can open a copy."""
+    return bool(lmdb or shutil.which("mdb_dump"))
+
+
+def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
+    try:
+        with _opened(Path(place.data), place.subdir, locked, _MOST_NAMED if compact else 0) as (environment, handles):
+            if not compact:
+                # The copy takes a transaction of its own, whose number stands in the copy itself.
+                environment.copyfd(report.output, False)
+                return {}
+            with _begin(environment) as transaction:
+                known = _describe(transaction, handles, Path(place.data))
+                try:
+                    environment.copyfd(report.output, True, transaction)
+                    return known
+                except TypeError:
+                    # py-lmdb on the system's liblmdb cannot copy out of a given transaction.
+                    environment.copyfd(report.output, True)
+                    return {}
+    except lmdb.Error as error:
+        raise SourceError(_explain(place, error)) from error
+
+
+def _describe(transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
+    txnid = transaction.id()
+    meta = next((meta for meta in read_metas(data) if meta.txnid == txnid), None)
+    databases = None
+    if handles is not None:
+        databases = [{"name": name, "entries": transaction.stat(handle)["entries"]} for name, handle in handles.items()]
+    return {"txnid": txnid, "fingerprint": meta.fingerprint if meta else None, "databases": databases}
+
+
+def _begin(environment: Any) -> Any:
+    """A read transaction; slots of dead readers are freed only when no other is left."""
+    try:
+        return environment.begin(buffers=True)
+    except lmdb.ReadersFullError:
+        environment.reader_check()
+        return environment.begin(buffers=True)
+
+
+def _explain(place: Place, error: Exception) -> str:
+    path = os.path.join(os.getcwd(), place.data)
+    if isinstance(error, lmdb.ReadersFullError):
+        return (
+            f"the reader table of {path} is full: close a reader, or let the application open it with more max_readers"
+        )
+    if isinstance(error, lmdb.LockError) or "Permission denied" in str(error):
+        return f"{path} and its {place.lock} cannot be opened by user {os.geteuid()}: {error}"
+    return f"{path} cannot be copied: {error}"
+
+
+@contextlib.contextmanager
+def _opened(data: Path, subdir: bool, locked: bool, most_named: int) -> Iterator[Tuple[Any, _Handles]]:
+    """The environment read-only, and handles of its databases unless the main one has more records than most_named."""
+    meta = read_metas(data)[0]
+    arguments = {
+        "path": str(data.parent if subdir else data),
+        "subdir": subdir,
+        "readonly": True,
+        "create": False,
+        "lock": locked,
+        # What may grow while it is open needs the whole map; a copy only what it has.
+        "map_size": max(meta.map_size, meta.used_size) if locked else meta.used_size,
+    }
+    if meta.main_entries > most_named:
+        with lmdb.open(**arguments) as environment:
+            yield environment, None
+        return
+    with lmdb.open(**arguments) as environment:
+        candidates = _candidates(environment)
+    with lmdb.open(max_dbs=max(1, len(candidates)), **arguments) as environment:
+        yield environment, _handles(environment, candidates)
+
+
+def _candidates(environment: Any) -> List[bytes]:
+    """Keys of the main database that may be names: their values have the size of a database's description."""
+    with _begin(environment) as transaction:
+        return [
+            bytes(name)
+            for name, value in transaction.cursor()
+            if len(value) == _DESCRIPTION_SIZE and b"\0" not in bytes(name)
+        ]
+
+
+def _handles(environment: Any, candidates: List[bytes]) -> Dict[Optional[str], Any]:
+    """The main database under None, and the named ones; records that only look like one are passed over."""
+    handles: Dict[Optional[str], Any] = {None: environment.open_db(None)}
+    for name in candidates:
+        try:
+            handles[name.decode("utf-8", errors="backslashreplace")] = environment.open_db(name, create=False)
+        except (lmdb.IncompatibleError, lmdb.NotFoundError):
+            continue
+    return handles
+
+
+def _read_with_library(report: Report, data: Path) -> Iterator[Database]:
+    try:
+        with _opened(data, False, False, sys.maxsize) as (environment, handles), environment.begin() as transaction:
+            for name, handle in (handles or {}).items():
+                yield Database(name, _count_by_reading(report, transaction, handle))
+    except lmdb.Error as error:
+        raise CorruptError(f"does not open: {error}") from error
+
+
+def _count_by_reading(report: Report, transaction: Any, handle: Any) -> int:
+    """Copy every key and value into memory, which touches every page; compare with the number LMDB tells."""
+    count = 0
+    records = iter(transaction.cursor(db=handle))
+    while True:
+        batch = sum(1 for _unused in itertools.islice(records, _BATCH))
+        if not batch:
+            break
+        count += batch
+        report.alive()
+    told = transaction.stat(handle)["entries"]
+    if count != told:
+        raise CorruptError(f"a database has {count} records where its own header tells {told}")
+    return count
+
+
+def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        directory = "."
+        if not locked:
+            # mdb_copy always opens a lock file: let it be beside a link, not beside the data.
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            os.symlink(os.path.abspath(place.data), os.path.join(directory, place.data))
+        source = directory if place.subdir else os.path.join(directory, place.data)
+        options = ["-c"] * compact + ["-n"] * (not place.subdir)
+        done = subprocess.run(["mdb_copy", *options, source], stdout=report.output, stderr=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        message = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        raise SourceError(f"{os.path.join(os.getcwd(), place.data)} cannot be copied: {message}")
+
+
+def _read_with_program(report: Report, data: Path) -> Iterator[Database]:
+    main = sum(count for _unused, count in _dump(report, data, []))
+    told = read_metas(data)[0].main_entries
+    if main != told:
+        raise CorruptError(f"the main database has {main} records where its header tells {told}")
+    yield Database(None, main)
+    if main:
+        for name, count in _dump(report, data, ["-a"]):
+            yield Database(name, count)
+
+
+def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str, int]]:
+    """Name and number of records of each database that mdb_dump reads."""
+    command = ["mdb_dump", *options, "-n", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        name, lines = "", 0
+        for line in process.stdout:
+            if line.startswith(b" "):
+                lines += 1
+                if lines % _BATCH == 0:
+                    report.alive()
+            elif line.startswith(b"database="):
+                name = line[len("database=") : -1].decode("utf-8", errors="backslashreplace")
+            elif line == b"DATA=END\n":
+                yield name, lines // 2
+                name, lines = "", 0
+        message = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode != 0 and "does not contain multiple databases" not in message:
+        raise CorruptError("does not open: %s" % (message or f"mdb_dump ended with status {process.returncode}"))

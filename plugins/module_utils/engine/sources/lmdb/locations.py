@@ -1,0 +1,95 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which environments a path names: one directory, one file, or a tree in which they are discovered."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from pathlib import Path
+from typing import List
+
+from ...errors import SourceError
+from ...paths import is_safe_relative
+from .library import Place
+
+_DATA = "data.mdb"
+_LOCK = "lock.mdb"
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """One environment: its directory, its files there, and the path of the data file below the root of the source."""
+
+    directory: Path
+    place: Place
+    path: str
+
+    @property
+    def data(self) -> Path:
+        """The data file."""
+        return self.directory / self.place.data
+
+    @property
+    def lock(self) -> Path:
+        """The lock file, which need not exist."""
+        return self.directory / self.place.lock
+
+
+@dataclasses.dataclass(frozen=True)
+class Locations:
+    """What a path names. root is the directory that stored paths are relative to."""
+
+    root: Path
+    is_single_file: bool
+    environments: List[Location]
+
+
+def lock_path(data_path: str, is_single_file: bool) -> str:
+    """The name of the lock file of a data file, as LMDB forms it."""
+    return data_path + "-lock" if is_single_file else os.path.join(os.path.dirname(data_path), _LOCK)
+
+
+def locate(path: Path) -> Locations:
+    """Find the environments that the path names, a directory's own before those below it, by name.
+
+    Raises SourceError when there is none.
+    """
+    if not path.is_absolute():
+        raise SourceError(f"path {path} is not absolute")
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be backed up: {error.strerror}") from error
+    if stat.S_ISDIR(status.st_mode):
+        return _below(path)
+    if path.name == _DATA and not (path.parent / (_DATA + "-lock")).exists():
+        # The data file of an environment directory: its readers are in the lock.mdb beside it.
+        return Locations(path.parent, False, [_in_directory(path.parent, path.parent)])
+    place = Place(path.name, lock_path(path.name, True), subdir=False)
+    return Locations(path.parent, True, [Location(path.parent, place, path.name)])
+
+
+def _below(root: Path) -> Locations:
+    found = []
+    for directory, names, files in os.walk(root, onerror=_raise):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if _DATA in files:
+            found.append(_in_directory(root, Path(directory)))
+    if not found:
+        raise SourceError(f"there is no LMDB environment in {root}: neither it nor a directory below it has a {_DATA}")
+    return Locations(root, False, found)
+
+
+def _in_directory(root: Path, directory: Path) -> Location:
+    path = os.path.relpath(directory / _DATA, root)
+    if not is_safe_relative(path):
+        raise SourceError(f"{str(directory)!r} has a name that cannot be written in a manifest; rename the directory")
+    return Location(directory, Place(_DATA, _LOCK, subdir=True), path)
+
+
+def _raise(error: OSError) -> None:
+    raise SourceError(f"{error.filename} cannot be searched for LMDB environments: {error.strerror}") from error

@@ -1,0 +1,270 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""LMDB 0.9: hot copies out of a read transaction, restored by replacing the data file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ...decoding import DecodingError, decode, encode
+from ...errors import CorruptError, RestoreError, SourceError, UsageError
+from ...paths import is_safe_relative
+from ...processes import Child, Owner
+from ...repository.manifest import Kind, Manifest, Named, Origin, Position
+from ...repository.staging import Staging
+from .. import tree
+from ..base import Capture, Inspection, Restoration, Source
+from ..usage import lock_holder
+from . import library
+from .format import Meta, lock_version, parse_metas, read_metas, refuse_foreign_lock
+from .library import Database
+from .locations import Location, locate, lock_path
+
+_ENGINE = Named("lmdb", "0.9")
+_HEAD = 1 << 17
+
+
+@dataclasses.dataclass(frozen=True)
+class LmdbOptions:
+    """What a job of type lmdb can say. timeout is the longest silence of a child process, in seconds."""
+
+    path: str
+    method: str = "auto"
+    compact: bool = False
+    include: List[str] = dataclasses.field(default_factory=list)
+    timeout: int = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """One environment in a manifest; path is that of its data file below the source."""
+
+    path: str
+    data_version: int
+    lock_version: Optional[int]
+    page_size: int
+    map_size: int
+    position: Position
+    databases: List[Database]
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """What a manifest tells of an LMDB source beside the fields of all sources."""
+
+    environments: List[Environment]
+    include: List[tree.Included] = dataclasses.field(default_factory=list)
+    single_file: bool = False
+
+
+class LmdbSource(Source):
+    """An environment directory, a single file, or a tree with environments; and files that belong to them."""
+
+    type = "lmdb"
+
+    def __init__(self, options: LmdbOptions) -> None:
+        if options.method not in ("auto", "hot"):
+            raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto or hot")
+        if options.timeout < 1:
+            raise UsageError(f"timeout {options.timeout} is too short; give at least 1 second")
+        self._options = options
+        self._path = Path(options.path)
+
+    def inspect(self) -> Inspection:
+        locations = locate(self._path)
+        self._check_include(locations.root, locations.environments)
+        library.copier()
+        environments, size = [], 0
+        for location in locations.environments:
+            meta, version = _look_at(location)
+            position = Position("txnid", meta.txnid, meta.txnid, meta.fingerprint)
+            environments.append(_environment(location, meta, version, position, []))
+            size += meta.used_size
+        included = tree.scan(locations.root, self._options.include)
+        details = Details(environments, included, locations.is_single_file)
+        return Inspection(self._origin(details, size + sum(entry.size for entry in included)), _ENGINE)
+
+    def capture(self, staging: Staging) -> Capture:
+        locations = locate(self._path)
+        self._check_include(locations.root, locations.environments)
+        copied_by = library.copier()
+        environments = [self._copy(location, staging) for location in locations.environments]
+        included, warnings = self._copy_included(locations.root, staging)
+        details = Details(environments, included, locations.is_single_file)
+        size = sum(record.size for record in staging.records)
+        kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
+        return Capture(self._origin(details, size), _ENGINE, kind, warnings)
+
+    @staticmethod
+    def is_unchanged(now: Origin, then: Origin) -> bool:
+        try:
+            current, previous = _details(now), _details(then)
+        except CorruptError:
+            return False
+        if [entry.path for entry in current.environments] != [entry.path for entry in previous.environments]:
+            return False
+        pairs = zip(current.environments, previous.environments)
+        return current.include == previous.include and all(
+            _same_state(one.position, other.position) for one, other in pairs
+        )
+
+    @staticmethod
+    def can_check() -> bool:
+        return library.can_read()
+
+    @staticmethod
+    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+        details = _details(origin)
+        _match(details, list(files))
+        environments = []
+        for environment in details.environments:
+            databases = _read_copy(files[environment.path], environment.path, timeout)
+            if environment.databases and environment.databases != databases:
+                raise CorruptError(
+                    f"{environment.path} has the databases {_counts(databases)}, "
+                    f"its source had {_counts(environment.databases)}"
+                )
+            environments.append(dataclasses.replace(environment, databases=databases))
+        completed = dataclasses.replace(details, environments=environments)
+        return dataclasses.replace(origin, details=encode(completed))
+
+    @staticmethod
+    def included(origin: Origin) -> List[tree.Included]:
+        return _details(origin).include
+
+    @staticmethod
+    def restoration(manifest: Manifest, destination: Optional[Path]) -> Restoration:
+        details = _details(manifest.source)
+        target = destination or Path(manifest.source.path)
+        names = {environment.path: environment.path for environment in details.environments}
+        _match(details, [record.path for record in manifest.files if record.content == "file"])
+        if details.single_file:
+            names = dict.fromkeys(names, target.name)
+            target = target.parent
+        stale = [lock_path(path, details.single_file) for path in names.values()]
+        trees = [entry.path for entry in details.include]
+        map_sizes = {names[entry.path]: entry.map_size for entry in details.environments}
+        return Restoration(target, names, trees, stale, map_sizes)
+
+    @staticmethod
+    def refuse_in_use(restoration: Restoration) -> None:
+        for lock in restoration.stale:
+            holder = lock_holder(restoration.root / lock)
+            if holder is not None:
+                raise RestoreError(
+                    "{} is open in {}; stop the application before restoring".format(
+                        restoration.root, f"process {holder}" if holder else "a process of another container"
+                    )
+                )
+
+    def _origin(self, details: Details, size: int) -> Origin:
+        only = details.environments[0].position if len(details.environments) == 1 else None
+        return Origin(path=str(self._path), size=size, position=only, details=encode(details))
+
+    def _check_include(self, root: Path, environments: List[Location]) -> None:
+        tree.check_include(root, self._options.include)
+        for path in self._options.include:
+            for location in environments:
+                if location.path == path or location.path.startswith(path + "/"):
+                    raise UsageError(
+                        f"include {path!r} holds the environment {location.data}, which is backed up anyway"
+                    )
+
+    def _copy(self, location: Location, staging: Staging) -> Environment:
+        before, version = _look_at(location)
+        status = os.stat(location.data)
+        child = Child(
+            lambda report: library.copy(report, location.place, self._options.compact),
+            what=f"the copy of {location.data}",
+            timeout=self._options.timeout,
+            owner=Owner.of(status),
+            directory=location.directory,
+        )
+        with child, staging.store(location.path, status) as stream:
+            head = b""
+            for chunk in child.chunks():
+                head += chunk[: _HEAD - len(head)]
+                stream.write(chunk)
+            known = child.result()
+        after = read_metas(location.data)[0]
+        _check_whole(location, head, staging.records[-1].size)
+        if version is None and after.txnid > before.txnid + 1:
+            raise SourceError(f"an application began to write to {location.data} while it was copied; run it again")
+        position = self._position(known, head, before, after)
+        databases = [Database(**entry) for entry in known.get("databases") or []]
+        return _environment(location, before, version, position, databases)
+
+    def _position(self, known: Dict[str, Any], head: bytes, before: Meta, after: Meta) -> Position:
+        """The transaction of the copy, or the span it lies in where a compact copy does not tell."""
+        if not self._options.compact:
+            copied = parse_metas(head)[0]
+            return Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
+        if known:
+            return Position("txnid", known["txnid"], known["txnid"], known["fingerprint"])
+        same = before.fingerprint == after.fingerprint
+        return Position("txnid", before.txnid, after.txnid, before.fingerprint if same else None)
+
+    def _copy_included(self, root: Path, staging: Staging) -> Tuple[List[tree.Included], List[str]]:
+        if not self._options.include:
+            return [], []
+        with staging.store(tree.RECORD_PATH, os.stat(root), content="tar") as stream:
+            return tree.write(stream, root, self._options.include)
+
+
+def _look_at(location: Location) -> Tuple[Meta, Optional[int]]:
+    """The current meta page and the version of the lock file.
+
+    Raises SourceError unless both are of LMDB 0.9.
+    """
+    meta = read_metas(location.data)[0]
+    version = lock_version(location.lock)
+    refuse_foreign_lock(location.data, version)
+    return meta, version
+
+
+def _check_whole(location: Location, head: bytes, size: int) -> None:
+    metas = parse_metas(head)
+    if not metas or size < metas[0].used_size:
+        raise SourceError(f"the copy of {location.data} is not a whole environment")
+
+
+def _environment(
+    location: Location, meta: Meta, version: Optional[int], position: Position, databases: List[Database]
+) -> Environment:
+    return Environment(location.path, meta.data_version, version, meta.page_size, meta.map_size, position, databases)
+
+
+def _read_copy(data: Path, name: str, timeout: float) -> List[Database]:
+    child = Child(lambda report: library.read_all(report, data), what=name, timeout=timeout, failing=CorruptError)
+    with child:
+        found = child.result()
+    return [Database(**entry) for entry in found]
+
+
+def _match(details: Details, paths: List[str]) -> None:
+    if sorted(environment.path for environment in details.environments) != sorted(paths):
+        raise CorruptError("the files and the environments of the manifest do not match")
+
+
+def _same_state(now: Position, then: Position) -> bool:
+    return now.fingerprint is not None and (now.start, now.fingerprint) == (then.start, then.fingerprint)
+
+
+def _details(origin: Origin) -> Details:
+    try:
+        details = decode(Details, origin.details, "source")
+    except DecodingError as error:
+        raise CorruptError(f"the manifest is not valid: {error}") from error
+    for path in [entry.path for entry in details.environments] + [entry.path for entry in details.include]:
+        if not is_safe_relative(path):
+            raise CorruptError(f"the manifest is not valid: source: {path!r} is not a path below the source")
+    return details
+
+
+def _counts(databases: List[Database]) -> str:
+    return ", ".join("{} ({})".format(database.name or "main", database.entries) for database in databases)

@@ -1,0 +1,27 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every known type of database: its source and the options of its jobs."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple, Type
+
+from ..errors import CorruptError
+from .base import Source
+from .lmdb.source import LmdbOptions, LmdbSource
+
+SOURCES: Dict[str, Tuple[Type[Any], Type[Any]]] = {LmdbSource.type: (LmdbSource, LmdbOptions)}
+
+
+def source_of(engine: str) -> Type[Source]:
+    """The source that understands the backups of this engine.
+
+    Raises CorruptError for an unknown one.
+    """
+    if engine not in SOURCES:
+        raise CorruptError(
+            "the manifest is of the unknown engine {!r}; this version knows {}".format(engine, ", ".join(SOURCES))
+        )
+    return SOURCES[engine][0]

@@ -1,0 +1,256 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The stages a stream is made of. A stage takes bytes with write, hands its own to the next, and is closed once.
+
+Compression is a stage, encryption will be one: what comes before and after does not change.
+"""
+
+from __future__ import annotations
+
+import abc
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import subprocess
+from typing import BinaryIO, Callable, List, Optional, Tuple, Type, Union
+
+from ..errors import BackupError, CorruptError
+
+Bytes = Union[bytes, bytearray, memoryview]
+
+CHUNK = 1 << 20
+_SPARSE_BLOCK = 1 << 16
+_ZEROS = bytes(_SPARSE_BLOCK)
+
+
+class Stage(abc.ABC):
+    """Takes bytes. close ends the stream and everything after it; abandon gives it up without a result."""
+
+    def __init__(self, following: Optional[Stage]) -> None:
+        self.following = following
+
+    @abc.abstractmethod
+    def write(self, data: Bytes) -> int:
+        """Take all of data and return its length."""
+
+    def close(self) -> None:
+        """End the stream here and in all following stages."""
+        if self.following:
+            self.following.close()
+
+    def abandon(self) -> None:
+        """Release what the stream holds; never raises."""
+        if self.following:
+            self.following.abandon()
+
+
+class Meter(Stage):
+    """Counts and hashes what passes; refuses more than limit bytes."""
+
+    def __init__(self, following: Optional[Stage], limit: Optional[int] = None) -> None:
+        super().__init__(following)
+        self.size = 0
+        self._limit = limit
+        self._hash = hashlib.sha256()
+
+    def write(self, data: Bytes) -> int:
+        self.size += len(data)
+        if self._limit is not None and self.size > self._limit:
+            raise CorruptError(f"holds more than the {self._limit} bytes its manifest tells")
+        self._hash.update(data)
+        if self.following:
+            self.following.write(data)
+        return len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes that passed so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+
+class FileWriter(Stage):
+    """Writes a new file; close makes it durable unless told otherwise. The descriptor becomes its own."""
+
+    def __init__(self, descriptor: int, durable: bool = True) -> None:
+        super().__init__(None)
+        self._descriptor = descriptor
+        self._durable = durable
+
+    def write(self, data: Bytes) -> int:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+        return len(data)
+
+    def close(self) -> None:
+        if self._durable:
+            os.fsync(self._descriptor)
+        self._release()
+
+    def abandon(self) -> None:
+        if self._descriptor >= 0:
+            self._release()
+
+    def _release(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+
+class SparseFileWriter(FileWriter):
+    """Leaves holes where whole blocks are zero, so that a sparse database stays small on disk."""
+
+    def __init__(self, descriptor: int, durable: bool = True) -> None:
+        super().__init__(descriptor, durable)
+        self._size = 0
+
+    def write(self, data: Bytes) -> int:
+        view = memoryview(data)
+        start = 0
+        while start < len(view):
+            end, is_zero = self._run(view, start)
+            if is_zero:
+                os.lseek(self._descriptor, end - start, os.SEEK_CUR)
+            else:
+                super().write(view[start:end])
+            start = end
+        self._size += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        os.ftruncate(self._descriptor, self._size)
+        super().close()
+
+    def _run(self, view: memoryview, start: int) -> Tuple[int, bool]:
+        """The end of the run of blocks that begins here and are all zero, or all not; and which."""
+        end = min(start + _SPARSE_BLOCK, len(view))
+        is_zero = self._is_zero(view[start:end])
+        while end < len(view):
+            following = min(end + _SPARSE_BLOCK, len(view))
+            if self._is_zero(view[end:following]) != is_zero:
+                break
+            end = following
+        return end, is_zero
+
+    @staticmethod
+    def _is_zero(block: memoryview) -> bool:
+        return block[0] == 0 and block.tobytes() == _ZEROS[: len(block)]
+
+
+class Program(Stage):
+    """A filter program between two pipes, as zstd; its output goes to the next stage as it comes."""
+
+    def __init__(self, arguments: List[str], following: Stage, failing: Type[BackupError] = BackupError) -> None:
+        super().__init__(following)
+        self._arguments = arguments
+        self._failing = failing
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        self._pump = _in_thread(self._pump_output)
+
+    def write(self, data: Bytes) -> int:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(data)
+        except BrokenPipeError:
+            self._finish()
+            raise self._failing(f"{self._arguments[0]} stopped reading before the end") from None
+        return len(data)
+
+    def close(self) -> None:
+        self._finish()
+        super().close()
+
+    def abandon(self) -> None:
+        self._process.kill()
+        concurrent.futures.wait([self._pump])
+        self._release()
+        super().abandon()
+
+    def _pump_output(self) -> None:
+        assert self.following
+        assert self._process.stdout
+        try:
+            while data := os.read(self._process.stdout.fileno(), CHUNK):
+                self.following.write(data)
+        except BaseException:
+            # Nobody reads its output any more: it must not wait for that.
+            self._process.kill()
+            raise
+
+    def _finish(self) -> None:
+        assert self._process.stdin
+        assert self._process.stderr
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        message = self._process.stderr.read().decode(errors="replace").strip()
+        concurrent.futures.wait([self._pump])
+        status = self._process.wait()
+        self._release()
+        self._pump.result()
+        if status != 0:
+            last_line = (message.splitlines() or ["no message"])[-1]
+            raise self._failing(f"{self._arguments[0]} ended with status {status}: {last_line}")
+
+    def _release(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            try:
+                if pipe:
+                    pipe.close()
+            except BrokenPipeError:
+                pass
+        self._process.wait()
+
+
+class Reader(Stage):
+    """The end of a stream for a function that wants to read it as a file, as tarfile does; it runs in a thread."""
+
+    def __init__(self, function: Callable[[BinaryIO], None]) -> None:
+        super().__init__(None)
+        self._function = function
+        reading, self._writing = os.pipe()
+        self._source = os.fdopen(reading, "rb", CHUNK)
+        self._reading = _in_thread(self._run)
+
+    def write(self, data: Bytes) -> int:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._writing, view) :]
+        except BrokenPipeError:
+            self._finish()
+            raise CorruptError("goes on after its end") from None
+        return len(data)
+
+    def close(self) -> None:
+        self._finish()
+
+    def abandon(self) -> None:
+        if self._writing >= 0:
+            self._end_input()
+
+    def _run(self) -> None:
+        with self._source:
+            self._function(self._source)
+            while self._source.read(CHUNK):
+                pass
+
+    def _finish(self) -> None:
+        self._end_input()
+        self._reading.result()
+
+    def _end_input(self) -> None:
+        descriptor, self._writing = self._writing, -1
+        os.close(descriptor)
+        concurrent.futures.wait([self._reading])
+
+
+def _in_thread(function: Callable[[], None]) -> concurrent.futures.Future[None]:
+    """Begin to run the function; the future has the error it ended with, if any."""
+    executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    future = executor.submit(function)
+    executor.shutdown(wait=False)
+    return future

@@ -1,0 +1,82 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Streams as a whole: store bytes in a new file of the repository, and load them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Callable, Optional
+
+from ..errors import CorruptError
+from . import compression as codecs
+from .stages import CHUNK, Bytes, FileWriter, Meter, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What went into a stored file (size, sha256) and what it holds (repo_size, repo_sha256); sizes in bytes."""
+
+    size: int
+    sha256: str
+    repo_size: int
+    repo_sha256: str
+
+
+class StoreStream(Stage):
+    """Write to it what is to be stored: hash -> compress -> hash -> write; close makes it durable.
+
+    The descriptor of the new file becomes its own.
+    """
+
+    def __init__(self, descriptor: int, compression: codecs.Compression) -> None:
+        self._stored = Meter(FileWriter(descriptor))
+        try:
+            super().__init__(Meter(codecs.compressor(compression, self._stored)))
+        except BaseException:
+            self._stored.abandon()
+            raise
+
+    def write(self, data: Bytes) -> int:
+        assert self.following
+        return self.following.write(data)
+
+    def result(self) -> Stored:
+        """Sizes and hashes, once closed."""
+        assert isinstance(self.following, Meter)
+        return Stored(self.following.size, self.following.sha256, self._stored.size, self._stored.sha256)
+
+
+def load(
+    descriptor: int, kind: str, expected: Stored, target: Optional[Stage], progress: Callable[[int], None]
+) -> None:
+    """Read a stored file once, comparing both hashes and sizes, and hand its content to target, which is closed.
+
+    kind is the type of compression; progress is told the bytes read after each chunk.
+    Raises CorruptError when anything differs; what target made then is worthless.
+    """
+    content = Meter(target, limit=expected.size)
+    stored = Meter(codecs.decompressor(kind, content), limit=expected.repo_size)
+    try:
+        while True:
+            chunk = os.read(descriptor, CHUNK)
+            if not chunk:
+                break
+            stored.write(chunk)
+            progress(len(chunk))
+        if (stored.size, stored.sha256) != (expected.repo_size, expected.repo_sha256):
+            raise CorruptError(_difference("stored bytes", stored, expected.repo_size))
+        stored.close()
+        if (content.size, content.sha256) != (expected.size, expected.sha256):
+            raise CorruptError(_difference("content", content, expected.size))
+    except BaseException:
+        stored.abandon()
+        raise
+
+
+def _difference(what: str, found: Meter, expected_size: int) -> str:
+    if found.size != expected_size:
+        return f"its {what} are {found.size} bytes, the manifest tells {expected_size}"
+    return f"its {what} do not have the SHA-256 that the manifest tells"
