@@ -62,18 +62,24 @@ def requirements_digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def main(requirements: str, environment: str = ".venv") -> None:
+def set_up(requirements: Path, environment: Path) -> None:
     link_collection()
     # Two makes at the same time must not install into one environment at the same time.
     with open(ROOT / ".ansible/setup.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            make_environment(ROOT / environment)
-            install_requirements(ROOT / requirements, ROOT / environment)
-        except debian.CannotInstall as problem:
-            raise SystemExit(f"the setup needs a package: {problem}") from None
-        except subprocess.CalledProcessError as problem:
-            raise SystemExit(f"the setup stopped: `{' '.join(map(str, problem.cmd))}` failed, see above") from None
+        make_environment(environment)
+        install_requirements(requirements, environment)
+
+
+def main(requirements: str, environment: str = ".venv") -> None:
+    try:
+        set_up(ROOT / requirements, ROOT / environment)
+    except debian.CannotInstall as problem:
+        raise SystemExit(f"the setup needs a package: {problem}") from None
+    except subprocess.CalledProcessError as problem:
+        raise SystemExit(f"the setup stopped: `{' '.join(problem.cmd)}` failed, see above") from None
+    except OSError as problem:
+        raise SystemExit(f"the setup stopped: {problem}") from None
 
 
 if __name__ == "__main__":
