@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NoReturn, Optional
+from typing import Any, Dict, List, Optional
 
 from . import VERSION, jobs, times
-from .errors import BackupError, Interrupted
+from .errors import BackupError
+from .interrupts import end_work_on_signals
 from .operations import backup, inform, restore, verify
 from .repository.repository import Repository
 from .tables import ratio_in_words, size_in_words, table
@@ -23,8 +23,7 @@ from .terminal import ProgressBar, say
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit code: 0 ok, 1 failed, 2 usage, 10 not found, 11 locked, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    end_work_on_signals()
     options = _parser().parse_args(arguments)
     try:
         result = options.command(options)
@@ -93,7 +92,7 @@ def _verify(options: argparse.Namespace) -> Dict[str, Any]:
         result = verify.verify(_repository(options).job(options.job), options.id, progress)
     lines = [f"warning: {warning}" for warning in result.warnings]
     lines.append(f"{options.job}: {result.path}: verified{', opened and read' if result.opened else ''}")
-    return {"json": {"path": result.path, "opened": result.opened}, "text": "\n".join(lines)}
+    return {"json": result.to_json(), "text": "\n".join(lines)}
 
 
 def _restore(options: argparse.Namespace) -> Dict[str, Any]:
@@ -164,10 +163,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _octal(text: str) -> int:
     return int(text, 8)
-
-
-def _interrupt(number: int, _frame: object) -> NoReturn:
-    raise Interrupted(f"interrupted by {signal.Signals(number).name}; nothing was published")
 
 
 def _failed(options: argparse.Namespace, message: str, exit_code: int) -> int:

@@ -33,12 +33,24 @@ class Verified:
     opened: bool
     warnings: List[str]
 
+    def to_json(self) -> Dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "changed": False,
+            "path": str(self.path),
+            "opened": self.opened,
+            "backup": self.backup,
+            "warnings": self.warnings,
+        }
 
-def verify(directory: JobDirectory, backup_id: Optional[str] = None, progress: Progress = silent) -> Verified:
+
+def verify(
+    directory: JobDirectory, backup_id: Optional[str] = None, progress: Progress = silent, remember: bool = True
+) -> Verified:
     """Read everything a backup stores and compare it with its manifest, then open it with its engine.
 
-    Without an id it is the newest backup that claims to be complete. Raises CorruptError, and remembers the result
-    either way.
+    Without an id it is the newest backup that claims to be complete. Raises CorruptError. The result is
+    remembered either way, unless told otherwise.
     """
     backup = directory.backup(backup_id or _newest_id(directory))
     try:
@@ -46,9 +58,11 @@ def verify(directory: JobDirectory, backup_id: Optional[str] = None, progress: P
             manifest = backup.manifest()
             opened = _prove(directory, backup, manifest, progress)
     except CorruptError as error:
-        _remember(directory, backup.id, "failed", str(error))
+        if remember:
+            _remember(directory, backup.id, "failed", str(error))
         raise
-    _remember(directory, backup.id, "passed", None)
+    if remember:
+        _remember(directory, backup.id, "passed", None)
     warnings = [] if opened else ["the engine of the backup is not here to open it with; only checksums were compared"]
     return Verified(backup.path, manifest.to_json(), opened, warnings)
 

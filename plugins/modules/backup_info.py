@@ -1,0 +1,132 @@
+#!/usr/bin/python
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_info
+short_description: List jobs and their backups
+version_added: 0.1.0
+author:
+  - The embedded.db_backup authors (@embedded-db-backup)
+description:
+  - Tells the jobs of a repository, their backups with sizes and ages, and the last attempt, success and verification.
+  - Changes nothing. The content of backups is not read, see M(embedded.db_backup.backup_verify).
+options:
+  name:
+    description: Only the job of this name; fails when there is none. Without it all jobs.
+    type: str
+extends_documentation_fragment:
+  - embedded.db_backup.repository
+  - embedded.db_backup.attributes
+attributes:
+  diff_mode:
+    support: none
+    details: Nothing is changed.
+seealso:
+  - module: embedded.db_backup.backup_verify
+"""
+
+EXAMPLES = r"""
+- name: Look at all jobs
+  embedded.db_backup.backup_info:
+  register: backups
+
+- name: Fail when the last backup of the knowledge graph is older than a day
+  ansible.builtin.assert:
+    that: (backups.jobs | selectattr('name', 'equalto', 'kg') | first).backups[0].age < 86400
+"""
+
+RETURN = r"""
+jobs:
+  description: One entry per job, by name.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the job.
+      type: str
+      sample: kg
+    path:
+      description: Directory of its backups.
+      type: str
+      sample: /var/backups/db-backup/kg
+    count:
+      description: Number of backups.
+      type: int
+      sample: 14
+    repo_size:
+      description: Bytes that all its backups take.
+      type: int
+      sample: 293601280
+    last_attempt:
+      description: The last run, with C(at), C(status), C(id) and C(message). The status is V(running), V(succeeded),
+        V(skipped), V(failed), or V(interrupted) for one that was killed.
+      type: dict
+    last_success:
+      description: The last run that made a backup.
+      type: dict
+    last_verify:
+      description: The last verification, V(passed) or V(failed).
+      type: dict
+    backups:
+      description: Newest first.
+      type: list
+      elements: dict
+      contains:
+        id:
+          description: The time the backup began, UTC.
+          type: str
+          sample: 20261121T013000Z
+        path:
+          description: Its directory.
+          type: str
+          sample: /var/backups/db-backup/kg/20261121T013000Z
+        status:
+          description: V(complete), or V(damaged) when its manifest is not sound or its last verification failed.
+          type: str
+          sample: complete
+        problem:
+          description: Why it is damaged.
+          type: str
+        age:
+          description: Seconds since it began.
+          type: int
+          sample: 3600
+        size:
+          description: Bytes of content.
+          type: int
+          sample: 104857600
+        repo_size:
+          description: Bytes stored.
+          type: int
+          sample: 20971520
+        verified:
+          description: The last verification of this backup, with C(at), C(status) and C(message).
+          type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.inform import inform
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"name": {"type": "str"}, **REPOSITORY_ARGUMENTS},
+        supports_check_mode=True,
+    )
+
+    def work():
+        found = inform(repository_at(module.params["repository"]), module.params["name"])
+        return {"changed": False, "jobs": [job.to_json() for job in found]}
+
+    finish(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+#!/usr/bin/python
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_restore
+short_description: Restore a backup, keeping what was there
+version_added: 0.1.0
+author:
+  - The embedded.db_backup authors (@embedded-db-backup)
+description:
+  - Unpacks a backup beside its destination and compares all checksums before anything at the destination changes. Then
+    what is there is kept aside, the restored files are renamed into place, and a stale lock file is removed. Any
+    failure undoes every step.
+  - Does nothing when the destination already holds just what the backup holds.
+  - Stop the application first. A destination that an application has open is refused.
+options:
+  name:
+    description: Name of the job.
+    type: str
+    required: true
+  id:
+    description: Which backup. Without it the newest good one.
+    type: str
+  dest:
+    description:
+      - Where to restore to, a directory, or a file for a single-file environment. Without it, to where the backup
+        came from.
+    type: path
+  force:
+    description: Replace what is at the destination. It is kept aside beside it.
+    type: bool
+    default: false
+  owner:
+    description: User, by name or number, to own what is restored. Without it, as in the backup if run as root.
+    type: str
+  group:
+    description: Group, by name or number, of what is restored. Without it, as in the backup if run as root.
+    type: str
+  mode:
+    description: Mode of the restored database files, as V('0640'). Without it, as in the backup.
+    type: raw
+extends_documentation_fragment:
+  - embedded.db_backup.repository
+  - embedded.db_backup.attributes
+seealso:
+  - module: embedded.db_backup.backup_info
+  - module: embedded.db_backup.backup_verify
+"""
+
+EXAMPLES = r"""
+- name: Restore the newest good backup to another place
+  embedded.db_backup.backup_restore:
+    name: kg
+    dest: /srv/kg-restored
+
+- name: Go back to a backup in place
+  embedded.db_backup.backup_restore:
+    name: kg
+    id: 20261121T013000Z
+    force: true
+"""
+
+RETURN = r"""
+dest:
+  description: Where it was restored to.
+  returned: success
+  type: str
+  sample: /srv/kg
+files:
+  description: Paths of what was restored.
+  returned: success
+  type: list
+  elements: str
+  sample: [/srv/kg/data.mdb]
+aside:
+  description: Paths under which what was there before is kept. Remove them when they are no longer needed.
+  returned: success
+  type: list
+  elements: str
+  sample: [/srv/kg/data.mdb.before-restore-20261121T091500Z]
+map_sizes:
+  description: For each restored environment the map size in bytes that the application needs at least.
+  returned: success
+  type: dict
+  sample: {data.mdb: 10737418240}
+backup:
+  description: The manifest of the backup.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: The time the backup began, UTC.
+      type: str
+      sample: 20261121T013000Z
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, essence, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "id": {"type": "str"},
+            "dest": {"type": "path"},
+            "force": {"type": "bool", "default": False},
+            "owner": {"type": "str"},
+            "group": {"type": "str"},
+            "mode": {"type": "raw"},
+            **REPOSITORY_ARGUMENTS,
+        },
+        supports_check_mode=True,
+    )
+    finish(module, lambda: run(module))
+
+
+def run(module):
+    params = module.params
+    request = Request(
+        destination=Path(params["dest"]) if params["dest"] else None,
+        force=params["force"],
+        owner=params["owner"],
+        group=params["group"],
+        mode=mode_bits(params["mode"]),
+    )
+    job = repository_at(params["repository"]).job(params["name"])
+    result = restore(job, params["id"], request, predict=module.check_mode).to_json()
+    if result["changed"]:
+        result["diff"] = {"before": {}, "after": {"dest": result["dest"], **essence(result["backup"])}}
+    return result
+
+
+def mode_bits(mode):
+    """Octal digits as text, or the number that YAML made of them."""
+    if mode is None or isinstance(mode, int):
+        return mode
+    try:
+        return int(str(mode), 8)
+    except ValueError:
+        raise UsageError(f"mode {mode!r} is not octal, as '0640' is") from None
+
+
+if __name__ == "__main__":
+    main()
