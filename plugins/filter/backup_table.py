@@ -63,10 +63,9 @@ def _row(result: Dict[str, Any]) -> List[str]:
     if result.get("failed") or not backup:
         return [name, "failed", "-", "-", "-", "-"]
     summary = backup["summary"]
+    told = {"complete": "ok"}.get(backup["status"], backup["status"])
     if result.get("skipped"):
         told = "skipped"
-    else:
-        told = "ok" if backup["status"] == "complete" else backup["status"]
     duration = "-" if summary["duration_ms"] is None else f"{summary['duration_ms'] / 1000:.1f} s"
     size, ratio = size_in_words(summary["size"]), ratio_in_words(summary["size"], summary["repo_size"])
     return [name, told, size, ratio, duration, backup["id"]]

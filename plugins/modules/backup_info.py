@@ -109,6 +109,8 @@ jobs:
           type: dict
 """
 
+from typing import Any, Dict
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
@@ -121,7 +123,7 @@ def main() -> None:
         supports_check_mode=True,
     )
 
-    def work():
+    def work() -> Dict[str, Any]:
         found = inform(repository_at(module.params["repository"]), module.params["name"])
         return {"changed": False, "jobs": [job.to_json() for job in found]}
 

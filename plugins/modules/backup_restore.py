@@ -99,6 +99,7 @@ backup:
 """
 
 from pathlib import Path
+from typing import Any, Dict, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, essence, finish
@@ -124,7 +125,7 @@ def main() -> None:
     finish(module, lambda: run(module))
 
 
-def run(module):
+def run(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     request = Request(
         destination=Path(params["dest"]) if params["dest"] else None,
@@ -140,7 +141,7 @@ def run(module):
     return result
 
 
-def mode_bits(mode):
+def mode_bits(mode: Any) -> Optional[int]:
     """Octal digits as text, or the number that YAML made of them."""
     if mode is None or isinstance(mode, int):
         return mode

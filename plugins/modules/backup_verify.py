@@ -70,6 +70,8 @@ backup:
       sample: 20261121T013000Z
 """
 
+from typing import Any, Dict
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
@@ -86,7 +88,7 @@ def main() -> None:
         supports_check_mode=True,
     )
 
-    def work():
+    def work() -> Dict[str, Any]:
         job = repository_at(module.params["repository"]).job(module.params["name"])
         return verify(job, module.params["id"], remember=not module.check_mode).to_json()
 

@@ -16,8 +16,8 @@ description:
     and publishes the copy in a repository.
   - The copy is made in a child process that runs as the owner of the data, with a deadline. The source is never
     changed; C(lock.mdb) is neither copied nor created.
-  - Environments of LMDB 0.9 are backed up. Those of heed (mdb.master), Datalevin (DLMDB) and LMDB 1.0 are recognized and
-    refused by name.
+  - Environments of LMDB 0.9 are backed up. Those of heed (mdb.master), Datalevin (DLMDB) and LMDB 1.0 are recognized
+    and refused by name.
 options:
   path:
     description:
