@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the tests with real parts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.embedded.db_backup.tests.tools import Command
+
+
+@pytest.fixture
+def dbbackup(tmp_path: Path) -> Command:
+    """bin/dbbackup with a repository and job files of its own."""
+    return Command(tmp_path / "repository", tmp_path / "jobs.d")
+
+
+@pytest.fixture
+def repository(dbbackup: Command) -> Path:
+    """The directory in which that command keeps backups; it does not exist before the first one."""
+    return dbbackup.repository
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root: run the tests as root, or in a container as root, to include it")

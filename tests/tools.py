@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What tests share: the command of the checkout, small LMDB environments, and snapshots of directories."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DBBACKUP = CHECKOUT / "bin/dbbackup"
+
+Content = dict[str, list[tuple[bytes, bytes]]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as JSON."""
+        return json.loads(self.stdout)
+
+
+@dataclass
+class Command:
+    """bin/dbbackup with a repository and job files of its own.
+
+    command("verify", "kg") returns how it ended; command.ok("verify", "kg") what it told in JSON, once it succeeded.
+    Environment variables in env are set for every run.
+    """
+
+    repository: Path
+    jobs: Path
+    python: str = sys.executable
+    env: dict[str, str] = field(default_factory=dict)
+
+    def job(self, name: str, path: Path | str, **options: Any) -> Path:
+        """Write the file of a job."""
+        self.jobs.mkdir(exist_ok=True)
+        described = {"name": name, "type": "lmdb", "path": str(path), "repository": str(self.repository), **options}
+        file = self.jobs / f"{name}.json"
+        file.write_text(json.dumps(described))
+        return file
+
+    def arguments(self, command: str, *arguments: str | Path) -> list[str]:
+        """The whole command line, for those who start it themselves."""
+        places = ["--repository", str(self.repository), "--jobs-directory", str(self.jobs)]
+        return [self.python, str(DBBACKUP), command, *map(str, arguments), *places]
+
+    def __call__(self, command: str, *arguments: str | Path, **options: Any) -> Done:
+        options = {"env": {**os.environ, **self.env}, "timeout": 120, "stdin": subprocess.DEVNULL, **options}
+        run = subprocess.run(self.arguments(command, *arguments), capture_output=True, check=False, **options)
+        return Done(run.returncode, run.stdout.decode(), run.stderr.decode())
+
+    def ok(self, command: str, *arguments: str | Path, **options: Any) -> Any:
+        done = self(command, *arguments, "--json", **options)
+        assert done.code == 0, done
+        return done.json
+
+    def fails(self, code: int, command: str, *arguments: str | Path, **options: Any) -> str:
+        """The one sentence with which the command fails with this exit code."""
+        done = self(command, *arguments, **options)
+        assert done.code == code, done
+        assert done.stderr.startswith("dbbackup: "), done
+        assert done.stderr.count("\n") == 1, done
+        return done.stderr[len("dbbackup: ") : -1]
+
+    def backups(self, job: str) -> list[str]:
+        """The ids that are in the repository, oldest first."""
+        return sorted(entry.name for entry in (self.repository / job).glob("[0-9]*"))
+
+
+def make_environment(
+    path: Path, records: int = 200, *, salt: str = "", subdir: bool = True, lock: bool = True, map_size: int = 64 << 20
+) -> Content:
+    """A small environment with two named databases, one of them with duplicates; returns its content.
+
+    Without lock it has no lock file, as after an application that opened it alone.
+    """
+    (path if subdir else path.parent).mkdir(parents=True, exist_ok=True)
+    with closing(lmdb.open(str(path), subdir=subdir, map_size=map_size, max_dbs=4, sync=False)) as environment:
+        nodes = environment.open_db(b"nodes")
+        edges = environment.open_db("Kanten-边".encode(), dupsort=True)
+        with environment.begin(write=True) as transaction:
+            for number in range(records):
+                key = b"%08d" % number
+                value = hashlib.sha256(f"{salt} {number}".encode()).hexdigest().encode() * (1 + number % 7)
+                transaction.put(key, value, db=nodes)
+                for part in (value[:20], value[20:60]):
+                    transaction.put(key, part, db=edges)
+        environment.sync(True)
+    if not lock:
+        lock_file(path, subdir).unlink()
+    return content_of(path)
+
+
+def lock_file(path: Path, subdir: bool = True) -> Path:
+    """The lock file of an environment."""
+    return path / "lock.mdb" if subdir else path.with_name(path.name + "-lock")
+
+
+def data_file(path: Path) -> Path:
+    """The data file of an environment."""
+    return path / "data.mdb" if path.is_dir() else path
+
+
+def content_of(path: Path) -> Content:
+    """Every record of every named database, in order. Touches no lock file."""
+    with closing(
+        lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, max_dbs=16, create=False)
+    ) as environment:
+        with environment.begin() as transaction:
+            names = [key for key, _ in transaction.cursor()]
+        handles = {name.decode(): environment.open_db(name, create=False) for name in names}
+        with environment.begin() as transaction:
+            return {name: list(transaction.cursor(db=handle)) for name, handle in handles.items()}
+
+
+def counts_of(content: Content) -> dict[str | None, int]:
+    """How many entries each database has, the main one, which has the names of the others, under None."""
+    return {None: len(content), **{name: len(records) for name, records in content.items()}}
+
+
+def snapshot(directory: Path) -> dict[str, tuple[Any, ...]]:
+    """All that is in a directory: kind, mode, owner, time and content by path. Equal when nothing changed."""
+    found = {}
+    for path in [directory, *sorted(directory.rglob("*"))]:
+        status = path.lstat()
+        content: Any = None
+        if stat.S_ISREG(status.st_mode):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif stat.S_ISLNK(status.st_mode):
+            content = os.readlink(path)
+        owner = (status.st_uid, status.st_gid)
+        found[str(path)] = (status.st_ino, status.st_mode, owner, status.st_mtime_ns, status.st_size, content)
+    return found
+
+
+def bytes_of(directory: Path) -> dict[str, bytes | str | None]:
+    """The content of every file below a directory, by relative path; None for a directory, a text for a link."""
+    return {
+        os.path.relpath(path, directory): os.readlink(path)
+        if path.is_symlink()
+        else None
+        if path.is_dir()
+        else path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    """Wait until the condition holds; returns what it returned."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.01)
+    return value
+
+
+@contextmanager
+def process(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is gone after the with statement, whatever happens."""
+    running = subprocess.Popen(arguments, **options)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def hide_libraries(folder: Path, *names: str) -> dict[str, str]:
+    """Environment variables under which Python cannot import these libraries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.py").write_text("raise ImportError('hidden by a test')\n")
+    return {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def only_programs(folder: Path, *names: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Environment variables under which PATH has these programs and no other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (place,) = [Path(part, name) for part in environ["PATH"].split(":") if Path(part, name).exists()][:1]
+        (folder / name).symlink_to(place)
+    return {"PATH": str(folder)}
