@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -27,19 +28,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         result = options.command(options)
+        say(json.dumps(result["json"], indent=2) if options.json else result["text"])
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
         return _failed(options, str(error), BackupError.exit_code)
-    if options.json:
-        say(json.dumps(result["json"], indent=2, default=str))
-    else:
-        say(result["text"])
     return 0
 
 
 def _run(options: argparse.Namespace) -> Dict[str, Any]:
-    job = jobs.load(options.jobs_directory, options.job)
+    job = jobs.load(options.jobs_directory, options.job, options.repository)
     with ProgressBar("verifying", options.quiet) as progress:
         outcome = backup.predict(job) if options.dry_run else backup.back_up(job, progress)
     return {"json": outcome.to_json(), "text": _run_text(outcome, options)}
@@ -167,6 +165,7 @@ def _octal(text: str) -> int:
 
 def _failed(options: argparse.Namespace, message: str, exit_code: int) -> int:
     if options.json:
-        say(json.dumps({"error": message, "exit_code": exit_code}))
+        with contextlib.suppress(OSError):
+            say(json.dumps({"error": message, "exit_code": exit_code}))
     sys.stderr.write(f"dbbackup: {message}\n")
     return exit_code

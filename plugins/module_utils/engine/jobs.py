@@ -85,8 +85,8 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
         raise UsageError(_at(place, str(error))) from error
 
 
-def load(directory: Path, name: str) -> Job:
-    """Read the job file of this name.
+def load(directory: Path, name: str, repository: Optional[str] = None) -> Job:
+    """Read the job file of this name; a repository given here counts more than that of the file.
 
     Raises NotFoundError, or UsageError for a file that is not valid.
     """
@@ -104,6 +104,8 @@ def load(directory: Path, name: str) -> Job:
         raise UsageError(f"{path} does not hold an object")
     if options.setdefault("name", name) != name:
         raise UsageError(f"{path}: name: must be {name!r} like the file")
+    if repository:
+        options["repository"] = repository
     return parse(options, str(path))
 
 

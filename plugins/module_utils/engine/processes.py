@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Type
 
 from .errors import BackupError, SourceError
-from .stream.stages import CHUNK
+from .stream.stages import CHUNK, write_all
 
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
@@ -56,9 +56,7 @@ class Report:
 
     def send(self, message: Any) -> None:
         """Write one message, a line of JSON."""
-        line = (json.dumps(message) + "\n").encode()
-        while line:
-            line = line[os.write(self.descriptor, line) :]
+        write_all(self.descriptor, (json.dumps(message) + "\n").encode())
 
 
 class Child:

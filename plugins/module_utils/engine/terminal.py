@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -15,9 +16,18 @@ _REDRAW_SECONDS = 0.2
 
 
 def say(text: str) -> None:
-    """Print a text; what the terminal cannot show is escaped."""
+    """Print a text; what the terminal cannot show is escaped.
+
+    Raises OSError when nobody takes it, as a closed pipe or a full disk.
+    """
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # Else the interpreter tries again at its end and prints a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, f"cannot write to standard output: {error.strerror}") from error
 
 
 class ProgressBar:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import platform
 import shlex
 import socket
@@ -160,6 +161,8 @@ def _by_hand(staging: Staging) -> List[str]:
     """The commands that restore without any of our software, for whoever reads the manifest at night."""
     commands = [f"cd {shlex.quote(str(staging.path.parent / staging.id))}", "sha256sum -c SHA256SUMS"]
     decompress = {"zstd": "zstd -d -c", "gzip": "gzip -d -c", "none": "cat"}[staging.compression.type]
+    parents = {os.path.dirname(record.path) for record in staging.records} - {""}
+    commands += [f"mkdir -p DESTINATION/{shlex.quote(parent)}" for parent in sorted(parents)]
     for record in staging.records:
         stored, path = shlex.quote(record.repo_path), shlex.quote(record.path)
         if record.content == "tar":

@@ -45,6 +45,9 @@ def prove(
         elif scratch:
             unpacked[record.path] = scratch / record.path
             target = SparseFileWriter(create(scratch / record.path), durable=False)
+        with stored.opened(record) as descriptor:
+            # What was just written is to be read from the medium, not from memory.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         load_record(stored, record, compression, target, progress)
     if not scratch:
         return origin
@@ -57,7 +60,7 @@ def prove(
 def load_record(
     stored: PublishedBackup, record: FileRecord, compression: str, target: Optional[Stage], progress: Progress
 ) -> None:
-    """Read one stored file into target, from the medium and not from memory where the system allows.
+    """Read one stored file into target.
 
     Raises CorruptError that names the file.
     """

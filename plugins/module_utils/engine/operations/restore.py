@@ -27,7 +27,7 @@ from ..sources.registry import source_of
 from ..stream.stages import CHUNK, Reader, SparseFileWriter
 from .progress import Progress, silent
 from .proof import create, load_record
-from .swap import Swap
+from .swap import Swap, holds_anything
 
 _TIMEOUT = 60
 
@@ -117,8 +117,7 @@ class _Restore:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        destination = self.request.destination or Path(self.manifest.source.path)
-        return Restored(changed, destination, files, aside, self.plan.map_sizes, self.manifest.to_json())
+        return Restored(changed, self._destination(), files, aside, self.plan.map_sizes, self.manifest.to_json())
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
@@ -192,11 +191,15 @@ class _Restore:
         return answers == [True]
 
     def _occupied(self) -> Optional[Path]:
-        """What is in the way, if anything."""
-        root, target = self.plan.root, self.request.destination or Path(self.manifest.source.path)
-        if target == root:
-            return root if is_directory(root) and any(root.iterdir()) else None
-        return target if os.path.lexists(target) else None
+        """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""
+        root = self.plan.root
+        if root == self._destination() and is_directory(root) and holds_anything(root):
+            return root
+        names = [*self.plan.files.values(), *self.plan.trees]
+        return next((root / name for name in names if os.path.lexists(root / name)), None)
+
+    def _destination(self) -> Path:
+        return self.request.destination or Path(self.manifest.source.path)
 
     def _give(self, paths: List[Path], record: Optional[FileRecord]) -> None:
         """Give what was created its owner: as asked, else as in the backup, as far as this user may."""

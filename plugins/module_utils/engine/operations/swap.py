@@ -19,6 +19,9 @@ from typing import List, NamedTuple
 from .. import times
 from ..paths import fsync_directory, is_directory
 
+_PREFIX = "."
+_SUFFIX = ".restoring"
+
 
 class _Item(NamedTuple):
     target: Path
@@ -57,7 +60,7 @@ class Swap:
 
         The caller holds the lock of the destination: what is found at this place was left by a killed restore.
         """
-        staged = target.with_name(f".{target.name}.restoring")
+        staged = target.with_name(_PREFIX + target.name + _SUFFIX)
         _remove(staged)
         self._undo.callback(_remove, staged)
         self._items.append(_Item(target, staged))
@@ -76,25 +79,34 @@ class Swap:
             fsync_directory(directory)
         self._undo.pop_all()
         for path in removable:
-            path.unlink()
+            # The restore is done; a file more beside it harms nobody.
+            with contextlib.suppress(OSError):
+                path.unlink()
         return kept
 
     def _replace(self, item: _Item) -> bool:
         """Returns whether something was there before."""
-        if is_directory(item.target) or is_directory(item.staged):
-            existed = self._put_aside(item.target)
+        existed = os.path.lexists(item.target)
+        if existed and self._link_aside(item):
+            os.rename(item.staged, item.target)
+            self._undo.callback(os.replace, self._aside(item.target), item.target)
         else:
-            existed = self._link_aside(item.target)
-        os.rename(item.staged, item.target)
-        self._undo.callback(self._take_back, item.target)
+            self._put_aside(item.target)
+            os.rename(item.staged, item.target)
+            self._undo.callback(_remove, item.target)
         return existed
 
-    def _take_back(self, target: Path) -> None:
-        """Undo the rename: by one rename of the old file where it is a file, else by making room for it."""
-        if is_directory(target) or not os.path.lexists(self._aside(target)):
-            _remove(target)
-        else:
-            os.replace(self._aside(target), target)
+    def _link_aside(self, item: _Item) -> bool:
+        """A second name for the old file, which stays in place until the new one is renamed onto it."""
+        if is_directory(item.target) or is_directory(item.staged):
+            return False
+        try:
+            os.link(item.target, self._aside(item.target), follow_symlinks=False)
+        except OSError:
+            # Some file systems have no hard links.
+            return False
+        self._undo.callback(_remove, self._aside(item.target))
+        return True
 
     def _put_aside(self, path: Path) -> bool:
         """Rename, which leaves nothing in place for a moment. Returns whether there was something."""
@@ -102,18 +114,6 @@ class Swap:
             return False
         os.rename(path, self._aside(path))
         self._undo.callback(os.rename, self._aside(path), path)
-        return True
-
-    def _link_aside(self, path: Path) -> bool:
-        """A second name for the old file, which stays in place until the new one is renamed onto it."""
-        try:
-            os.link(path, self._aside(path), follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            # Some file systems have no hard links.
-            return self._put_aside(path)
-        self._undo.callback(_remove, self._aside(path))
         return True
 
     def _aside(self, path: Path) -> Path:
@@ -127,6 +127,20 @@ class Swap:
             if not any(os.path.lexists(self._aside(path)) for path in paths):
                 return self._suffix
             moment += datetime.timedelta(seconds=1)
+
+
+def holds_anything(directory: Path) -> bool:
+    """Whether there is a file below the directory, other than what a killed restore left there."""
+    for parent, names, files in os.walk(directory):
+        names[:] = [name for name in names if not _is_staged(name)]
+        links = [name for name in names if os.path.islink(os.path.join(parent, name))]
+        if links or any(not _is_staged(name) for name in files):
+            return True
+    return False
+
+
+def _is_staged(name: str) -> bool:
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def _remove(path: Path) -> None:

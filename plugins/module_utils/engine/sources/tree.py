@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import stat
 import tarfile
@@ -19,18 +20,19 @@ from typing import IO, BinaryIO, Dict, Iterator, List, Optional, Tuple, cast
 
 from ..errors import BackupError, CorruptError, SourceError, UsageError
 from ..paths import is_safe_relative
-from ..stream.stages import CHUNK, Stage
+from ..stream.stages import CHUNK, Stage, write_all
 
-RECORD_PATH = "include"
+RECORD_PATH = ".include"
 _TRIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Included:
-    """One path of include: how many regular files it has, their bytes, and a hash of their names, sizes and times."""
+    """One path of include: its regular files, their bytes, its directories, a hash of all names, sizes and times."""
 
     path: str
     files: int
+    directories: int
     size: int
     fingerprint: str
 
@@ -54,8 +56,8 @@ def check_include(root: Path, paths: List[str]) -> None:
             raise SourceError(f"include {path!r}: there is no {root / path}")
         if (root / path).is_symlink():
             raise UsageError(f"include {path!r}: {root / path} is a link; links are not followed")
-    for path in paths:
-        if any(other == path or other.startswith(path + "/") for other in paths if other is not path):
+    for path, other in itertools.permutations(paths, 2):
+        if other == path or other.startswith(path + "/"):
             raise UsageError(f"include {path!r} names files that another entry of include names too")
 
 
@@ -65,8 +67,7 @@ def scan(root: Path, paths: List[str]) -> List[Included]:
     for path in paths:
         tally = _Tally(path)
         for entry in _entries(root, path):
-            if stat.S_ISREG(entry.status.st_mode):
-                tally.add(entry.path, entry.status)
+            tally.add(entry.path, entry.status)
         included.append(tally.result())
     return included
 
@@ -85,6 +86,7 @@ def write(stream: Stage, root: Path, paths: List[str]) -> Tuple[List[Included], 
             for entry in _entries(root, path):
                 if stat.S_ISDIR(entry.status.st_mode):
                     archive.addfile(_header(entry.path, entry.status))
+                    tally.add(entry.path, entry.status)
                 elif stat.S_ISREG(entry.status.st_mode):
                     _write_file(archive, root, entry, tally)
                 else:
@@ -118,42 +120,67 @@ def unpack(
 
 def is_unpacked(archive: BinaryIO, included: List[Included], root: Path) -> bool:
     """Whether the files below root are those of the tar, by content, and no others."""
-    same = [(entry.path, entry.files, entry.size) for entry in included] == [
-        (entry.path, entry.files, entry.size)
-        for entry in scan(root, [entry.path for entry in included if os.path.lexists(root / entry.path)])
-    ]
+    found = scan(root, [entry.path for entry in included if os.path.lexists(root / entry.path)])
+    same = [_counts(entry) for entry in found] == [_counts(entry) for entry in included]
+    # Of a file that changed while it was read, the last copy counts: judged when another name follows.
+    name, content_is_same = "", True
     for members, member, _unused in _members(archive, included):
+        if member.name != name:
+            same = same and content_is_same
+            name, content_is_same = member.name, (root / member.name).is_dir()
         if same and member.isreg():
             content = members.extractfile(member)
-            same = content is not None and _has_content(root / member.name, content)
-    return same
+            content_is_same = content is not None and _has_content(root / member.name, content)
+    return same and content_is_same
 
 
 def _members(archive: BinaryIO, included: List[Included]) -> Iterator[Tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
     """Every member that was checked, with the included path it belongs to; at the end the counts are compared."""
-    counts = {entry.path: (0, 0) for entry in included}
+    tallies = {entry.path: _Count() for entry in included}
     previous = None
     try:
         with tarfile.open(fileobj=archive, mode="r|") as members:
             for member in members:
                 path = _path_of(member, included)
-                if member.isreg():
-                    # A file that changed while it was read follows itself.
-                    repeated = previous if previous and previous.name == member.name else None
-                    files, size = counts[path]
-                    counts[path] = (files + (not repeated), size + member.size - (repeated.size if repeated else 0))
-                    previous = member
+                tallies[path].add(member, previous)
+                previous = member
                 yield members, member, path
                 # The library would keep every member in memory.
                 members.members = []  # type: ignore[attr-defined]
     except (tarfile.TarError, EOFError, UnicodeError) as error:
         raise CorruptError(f"the included files are not a readable tar: {error}") from error
     for entry in included:
-        if counts[entry.path] != (entry.files, entry.size):
+        tallies[entry.path].compare(entry)
+
+
+@dataclasses.dataclass
+class _Count:
+    """Counts the members of one included path."""
+
+    files: int = 0
+    directories: int = 0
+    size: int = 0
+
+    def add(self, member: tarfile.TarInfo, previous: Optional[tarfile.TarInfo]) -> None:
+        if member.isdir():
+            self.directories += 1
+        elif previous and previous.name == member.name:
+            # A file that changed while it was read follows itself.
+            self.size += member.size - previous.size
+        else:
+            self.files += 1
+            self.size += member.size
+
+    def compare(self, told: Included) -> None:
+        if (self.files, self.directories, self.size) != (told.files, told.directories, told.size):
             raise CorruptError(
-                f"include {entry.path!r} has {counts[entry.path][0]} files of {counts[entry.path][1]} bytes, "
-                f"the manifest tells {entry.files} of {entry.size}"
+                f"include {told.path!r} has {self.files} files of {self.size} bytes in {self.directories} directories, "
+                f"the manifest tells {told.files} of {told.size} in {told.directories}"
             )
+
+
+def _counts(entry: Included) -> Tuple[str, int, int, int]:
+    return entry.path, entry.files, entry.directories, entry.size
 
 
 def _has_content(path: Path, content: IO[bytes]) -> bool:
@@ -197,7 +224,9 @@ def _entries(root: Path, path: str) -> Iterator[_Entry]:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    """A directory that vanished meanwhile is like a file that did; anything else is an error."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 class _Tally:
@@ -206,16 +235,22 @@ class _Tally:
     def __init__(self, path: str) -> None:
         self._path = path
         self._files = 0
+        self._directories = 0
         self._size = 0
         self._fingerprint = hashlib.sha256()
 
     def add(self, path: str, status: os.stat_result) -> None:
-        self._files += 1
-        self._size += status.st_size
-        self._fingerprint.update(b"%s\0%d\0%d\0" % (os.fsencode(path), status.st_size, status.st_mtime_ns))
+        if stat.S_ISDIR(status.st_mode):
+            # Its time changes with every file that comes and goes, which the files tell already.
+            self._directories += 1
+            self._fingerprint.update(b"%s\0" % os.fsencode(path))
+        elif stat.S_ISREG(status.st_mode):
+            self._files += 1
+            self._size += status.st_size
+            self._fingerprint.update(b"%s\0%d\0%d\0" % (os.fsencode(path), status.st_size, status.st_mtime_ns))
 
     def result(self) -> Included:
-        return Included(self._path, self._files, self._size, self._fingerprint.hexdigest())
+        return Included(self._path, self._files, self._directories, self._size, self._fingerprint.hexdigest())
 
 
 def _write_file(archive: tarfile.TarFile, root: Path, entry: _Entry, tally: _Tally) -> None:
@@ -287,7 +322,7 @@ def _unpack(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> 
                 chunk = content.read(CHUNK)
                 if not chunk:
                     break
-                os.write(descriptor, chunk)
+                write_all(descriptor, chunk)
         if os.geteuid() == 0:
             os.fchown(descriptor, member.uid, member.gid)
         os.fchmod(descriptor, member.mode & 0o777 | (0o700 if member.isdir() else 0))

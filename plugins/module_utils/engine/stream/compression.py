@@ -140,7 +140,7 @@ class _GzipDecompressor(Stage):
 class _ZstdDecompressor(Stage):
     def __init__(self, following: Stage) -> None:
         super().__init__(following)
-        self._writer = zstandard.ZstdDecompressor().stream_writer(following, closefd=False)
+        self._writer = zstandard.ZstdDecompressor().stream_writer(following, write_size=CHUNK, closefd=False)
 
     def write(self, data: Bytes) -> int:
         try:

@@ -18,10 +18,14 @@ import subprocess
 from typing import BinaryIO, Callable, List, Optional, Tuple, Type, Union
 
 from ..errors import BackupError, CorruptError
+from .writeback import begin_writeback
 
 Bytes = Union[bytes, bytearray, memoryview]
 
 CHUNK = 1 << 20
+# Below this, handing data to a thread costs more than it gains.
+_WORTH_A_THREAD = 1 << 17
+_FLUSH_EVERY = 32 << 20
 _SPARSE_BLOCK = 1 << 16
 _ZEROS = bytes(_SPARSE_BLOCK)
 
@@ -47,28 +51,57 @@ class Stage(abc.ABC):
             self.following.abandon()
 
 
+def write_all(descriptor: int, data: Bytes) -> None:
+    """Write all of data, however little the system takes at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 class Meter(Stage):
-    """Counts and hashes what passes; refuses more than limit bytes."""
+    """Counts and hashes what passes, beside the work of the following stages; refuses more than limit bytes."""
 
     def __init__(self, following: Optional[Stage], limit: Optional[int] = None) -> None:
         super().__init__(following)
         self.size = 0
         self._limit = limit
         self._hash = hashlib.sha256()
+        self._thread: Optional[concurrent.futures.ThreadPoolExecutor] = None
 
     def write(self, data: Bytes) -> int:
         self.size += len(data)
         if self._limit is not None and self.size > self._limit:
             raise CorruptError(f"holds more than the {self._limit} bytes its manifest tells")
-        self._hash.update(data)
-        if self.following:
+        if self.following is None or len(data) < _WORTH_A_THREAD:
+            self._hash.update(data)
+            if self.following:
+                self.following.write(data)
+            return len(data)
+        self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        hashing = self._thread.submit(self._hash.update, data)
+        try:
             self.following.write(data)
+        finally:
+            # The caller may use the memory again as soon as this returns.
+            hashing.result()
         return len(data)
+
+    def close(self) -> None:
+        self._end_thread()
+        super().close()
+
+    def abandon(self) -> None:
+        self._end_thread()
+        super().abandon()
 
     @property
     def sha256(self) -> str:
         """Of the bytes that passed so far, in hexadecimal."""
         return self._hash.hexdigest()
+
+    def _end_thread(self) -> None:
+        if self._thread:
+            self._thread.shutdown()
 
 
 class FileWriter(Stage):
@@ -78,11 +111,14 @@ class FileWriter(Stage):
         super().__init__(None)
         self._descriptor = descriptor
         self._durable = durable
+        self._unflushed = 0
 
     def write(self, data: Bytes) -> int:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        write_all(self._descriptor, data)
+        self._unflushed += len(data)
+        if self._durable and self._unflushed >= _FLUSH_EVERY:
+            begin_writeback(self._descriptor)
+            self._unflushed = 0
         return len(data)
 
     def close(self) -> None:
@@ -216,10 +252,8 @@ class Reader(Stage):
         self._reading = _in_thread(self._run)
 
     def write(self, data: Bytes) -> int:
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._writing, view) :]
+            write_all(self._writing, data)
         except BrokenPipeError:
             self._finish()
             raise CorruptError("goes on after its end") from None

@@ -216,12 +216,11 @@ def _count_by_reading(report: Report, transaction: Any, handle: Any) -> int:
 
 def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool) -> None:
     with contextlib.ExitStack() as stack:
-        directory = "."
+        data = Path(place.data)
         if not locked:
-            # mdb_copy always opens a lock file: let it be beside a link, not beside the data.
-            directory = stack.enter_context(tempfile.TemporaryDirectory())
-            os.symlink(os.path.abspath(place.data), os.path.join(directory, place.data))
-        source = directory if place.subdir else os.path.join(directory, place.data)
+            # By this name also a user can reach it who may not pass the directories above.
+            data = stack.enter_context(_without_lock(Path("/proc/self/cwd") / data))
+        source = str(data.parent if place.subdir else data)
         options = ["-c"] * compact + ["-n"] * (not place.subdir)
         done = subprocess.run(["mdb_copy", *options, source], stdout=report.output, stderr=subprocess.PIPE, check=False)
     if done.returncode != 0:
@@ -229,9 +228,23 @@ def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool
         raise SourceError(f"{os.path.join(os.getcwd(), place.data)} cannot be copied: {message}")
 
 
+@contextlib.contextmanager
+def _without_lock(data: Path) -> Iterator[Path]:
+    """A link to the data file: the programs always make a lock file, and so make it beside the link."""
+    with tempfile.TemporaryDirectory() as directory:
+        link = Path(directory) / data.name
+        link.symlink_to(data)
+        yield link
+
+
 def _read_with_program(report: Report, data: Path) -> Iterator[Database]:
-    main = sum(count for _unused, count in _dump(report, data, []))
     told = read_metas(data)[0].main_entries
+    with _without_lock(data) as link:
+        yield from _read_linked(report, link, told)
+
+
+def _read_linked(report: Report, data: Path, told: int) -> Iterator[Database]:
+    main = sum(count for _unused, count in _dump(report, data, []))
     if main != told:
         raise CorruptError(f"the main database has {main} records where its header tells {told}")
     yield Database(None, main)

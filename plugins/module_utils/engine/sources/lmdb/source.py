@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -23,7 +24,7 @@ from ..usage import lock_holder
 from . import library
 from .format import Meta, lock_version, parse_metas, read_metas, refuse_foreign_lock
 from .library import Database
-from .locations import Location, locate, lock_path
+from .locations import Location, Locations, locate, lock_path
 
 _ENGINE = Named("lmdb", "0.9")
 _HEAD = 1 << 17
@@ -87,7 +88,9 @@ class LmdbSource(Source):
             size += meta.used_size
         included = tree.scan(locations.root, self._options.include)
         details = Details(environments, included, locations.is_single_file)
-        return Inspection(self._origin(details, size + sum(entry.size for entry in included)), _ENGINE)
+        return Inspection(
+            _origin(self._place(locations), details, size + sum(entry.size for entry in included)), _ENGINE
+        )
 
     def capture(self, staging: Staging) -> Capture:
         locations = locate(self._path)
@@ -98,7 +101,7 @@ class LmdbSource(Source):
         details = Details(environments, included, locations.is_single_file)
         size = sum(record.size for record in staging.records)
         kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
-        return Capture(self._origin(details, size), _ENGINE, kind, warnings)
+        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, warnings)
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -162,18 +165,17 @@ class LmdbSource(Source):
                     )
                 )
 
-    def _origin(self, details: Details, size: int) -> Origin:
-        only = details.environments[0].position if len(details.environments) == 1 else None
-        return Origin(path=str(self._path), size=size, position=only, details=encode(details))
+    def _place(self, locations: Locations) -> Path:
+        """Where a restore goes: the file, or the directory also where its data.mdb was named."""
+        return self._path if locations.is_single_file else locations.root
 
     def _check_include(self, root: Path, environments: List[Location]) -> None:
         tree.check_include(root, self._options.include)
-        for path in self._options.include:
-            for location in environments:
-                if location.path == path or location.path.startswith(path + "/"):
-                    raise UsageError(
-                        f"include {path!r} holds the environment {location.data}, which is backed up anyway"
-                    )
+        for path, location in itertools.product(self._options.include, environments):
+            if location.path == path or location.path.startswith(path + "/"):
+                raise UsageError(f"include {path!r} holds the environment {location.data}, which is backed up anyway")
+            if root / path == location.lock:
+                raise UsageError(f"include {path!r} is the lock file of {location.data}, which is never copied")
 
     def _copy(self, location: Location, staging: Staging) -> Environment:
         before, version = _look_at(location)
@@ -231,6 +233,11 @@ def _check_whole(location: Location, head: bytes, size: int) -> None:
     metas = parse_metas(head)
     if not metas or size < metas[0].used_size:
         raise SourceError(f"the copy of {location.data} is not a whole environment")
+
+
+def _origin(path: Path, details: Details, size: int) -> Origin:
+    only = details.environments[0].position if len(details.environments) == 1 else None
+    return Origin(path=str(path), size=size, position=only, details=encode(details))
 
 
 def _environment(
