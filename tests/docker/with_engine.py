@@ -3,7 +3,7 @@
     python tests/docker/with_engine.py COMMAND [ARGUMENT...]
 
 An engine that answers already is used and left alone. Else, as root, a daemon with data and socket of its own is
-started (installed first on Debian) and stopped once the last command that uses it has ended, however it ended.
+started (installed first on Debian) for one such command at a time, and stopped once none is left, however they ended.
 Else the exit code is 69 and standard error says what to install. The command finds the programs beside this Python
 first, so that the container tests run like this:
 
@@ -30,6 +30,7 @@ DATA = Path("/var/cache/embedded-db-backup-tests/docker")
 RUN = Path("/run/embedded-db-backup-tests")
 SOCKET = f"unix://{RUN}/docker.sock"
 LOG = RUN / "dockerd.log"
+LOCK = RUN / "lock"
 INSTALLER = Path(__file__).resolve().parents[2] / "tools" / "debian.py"
 KEEP_DAEMON = "--keep-daemon"
 
@@ -41,15 +42,16 @@ def main(arguments: list[str]) -> int:
         raise SystemExit(__doc__)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
+    if running_engine() is None and os.geteuid() == 0:
+        subprocess.run([sys.executable, str(INSTALLER), "dockerd=docker.io"], stdout=sys.stderr, check=True)
+    # Asked again, because a package may have started the service it brings.
     host = running_engine()
-    if host is None and install_daemon():
-        host = running_engine()
-        if host is None:
-            return run_with_daemon(arguments)
-    if host is None:
-        sys.stderr.write("with_engine: no Docker engine answers; install and start Docker, or be root on Debian\n")
-        return NO_ENGINE
-    return run(arguments, host)
+    if host:
+        return run(arguments, host)
+    if os.geteuid() == 0 and shutil.which("dockerd"):
+        return run_with_daemon(arguments)
+    sys.stderr.write("with_engine: no Docker engine answers; install and start Docker, or be root on Debian\n")
+    return NO_ENGINE
 
 
 def running_engine() -> str | None:
@@ -74,14 +76,6 @@ def docker(host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def install_daemon() -> bool:
-    """Make sure that `dockerd` can be started; false where that is up to the user."""
-    if os.geteuid() != 0:
-        return False
-    subprocess.run([sys.executable, str(INSTALLER), "dockerd=docker.io"], stdout=sys.stderr, check=True)
-    return bool(shutil.which("dockerd"))
-
-
 def run(command: list[str], host: str) -> int:
     """Run the command and return its exit code; a signal to this process ends the command first."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
@@ -94,16 +88,14 @@ def run(command: list[str], host: str) -> int:
 
 
 def run_with_daemon(command: list[str]) -> int:
-    """Run the command while holding a share of the lock that keeps the daemon alive."""
+    """Run the command while holding the lock that keeps the daemon alive, one command at a time."""
     RUN.mkdir(parents=True, exist_ok=True)
-    keeper = None
-    with (RUN / "users.lock").open("w") as users:
-        with (RUN / "start.lock").open("w") as start:
-            fcntl.flock(start, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_SH)
-            if not answers(SOCKET):
-                keeper = start_keeper()
-                remove_leftovers()
+    with LOCK.open("w") as lock:
+        if not try_lock(lock):
+            sys.stderr.write("with_engine: waiting for another command that uses the engine of the tests\n")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        keeper = None if answers(SOCKET) else start_keeper()
+        remove_leftovers()
         code = run(command, SOCKET)
     if keeper:
         wait_until(lambda: keeper.poll() is not None, STOP_SECONDS)
@@ -127,13 +119,13 @@ def remove_leftovers() -> None:
 
 
 def keep_daemon() -> int:
-    """Run the daemon until nobody holds a share of the lock; the kernel drops the share of a process that dies."""
+    """Run the daemon until nobody holds the lock; the kernel takes it from a process that dies."""
     remove_stale_pid_files()
     addresses = ["--data-root", str(DATA), "--exec-root", str(RUN / "exec"), "--host", SOCKET]
     command = ["setpriv", "--pdeathsig", "TERM", "dockerd", "--pidfile", str(RUN / "docker.pid"), *addresses]
-    with LOG.open("wb") as log, (RUN / "users.lock").open("w") as users:
+    with LOG.open("wb") as log, LOCK.open("w") as lock:
         daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        while daemon.poll() is None and not lock_alone(users):
+        while daemon.poll() is None and not try_lock(lock):
             time.sleep(0.2)
         daemon.terminate()
         try:
@@ -143,9 +135,9 @@ def keep_daemon() -> int:
             return daemon.wait()
 
 
-def lock_alone(lock_file: IO[str]) -> bool:
+def try_lock(lock: IO[str]) -> bool:
     try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
