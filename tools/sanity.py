@@ -64,7 +64,7 @@ def prepare_home() -> None:
 def main(arguments: list[str]) -> int:
     interpreters = find_interpreters()
     print("target Pythons tested:", ", ".join(interpreters), flush=True)
-    for version in sorted(set(PYTHONS) - interpreters.keys()):
+    for version in (version for version in PYTHONS if version not in interpreters):
         print(f"target Python {version} is not on this machine: get it with pyenv install {version}", flush=True)
     copy_checkout()
     prepare_home()
