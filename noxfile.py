@@ -82,8 +82,8 @@ def build(session: nox.Session) -> None:
         session.env["ANSIBLE_COLLECTIONS_PATH"] = f"{folder}/collections"
         with session.chdir(folder):
             session.run("ansible-galaxy", "collection", "install", "--offline", artifact)
-            arguments = f"repository={folder}/repository"
-            session.run("ansible", "localhost", "-m", "embedded.db_backup.backup_info", "-a", arguments)
+            target = ["-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"]
+            session.run("ansible-playbook", *target, "-e", f"folder={folder}", str(ROOT / "tests/artifact.yml"))
 
 
 @nox.session(tags=["fast"])
