@@ -136,15 +136,10 @@ class Child:
         return answer["result"]
 
     def _wait_for(self, descriptor: int) -> None:
-        ready, _unused, _unused = select.select([descriptor], [], [], self._timeout)
-        if not ready:
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        if not waiting.poll(self._timeout * 1000):
             raise self._failing(f"{self._what} gave no sign of life for {self._timeout:g} seconds and was ended")
-
-
-def discard_output(child: Child) -> None:
-    """Read the child's output to its end without keeping it."""
-    for _unused in child.chunks():
-        pass
 
 
 def _run_in_child(
