@@ -31,5 +31,5 @@ pins: setup-test  ## record what the requirements bring along
 	@.venv-importer/bin/python -m pip freeze > constraints-importer.txt
 
 clean:  ## remove all that the other commands made
-	rm -rf .venv .venv-importer .ansible .cache .*_cache build
+	rm -rf .venv .venv-importer .ansible .cache .*_cache .hypothesis build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
