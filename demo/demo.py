@@ -120,14 +120,14 @@ def compare(manifest: dict[str, Any], judgement: Judgement) -> None:
     say()
     for name, expected, present in rows:
         say(f"  {name}{' ' * (36 - width(name))}{expected:>18}{present:>18}")
-    if any(expected != present for _, expected, present in rows[1:]) or recorded["sha256"] != digest:
+    if any(expected != present for _unused, expected, present in rows[1:]) or recorded["sha256"] != digest:
         raise FailedError("the copy is not what the manifest says")
 
 
 def try_tar() -> None:
     """Let tar copy the live environment, until the judge finds the copy torn."""
     archive = WORK / "by-tar.tar.gz"
-    for _ in range(TAR_ATTEMPTS):
+    for _unused in range(TAR_ATTEMPTS):
         shutil.rmtree(BY_TAR, ignore_errors=True)
         BY_TAR.mkdir()
         run("tar", "czf", str(archive), "-C", str(APPLICATION), ".", tolerated=(0, 1))

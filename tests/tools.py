@@ -19,7 +19,7 @@ from typing import Any
 import lmdb
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-DBBACKUP = CHECKOUT / "bin/dbbackup"
+DBBACKUP = CHECKOUT / "bin/dbbackup.py"
 
 Content = dict[str, list[tuple[bytes, bytes]]]
 
@@ -127,7 +127,7 @@ def content_of(path: Path) -> Content:
         lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, max_dbs=16, create=False)
     ) as environment:
         with environment.begin() as transaction:
-            names = [key for key, _ in transaction.cursor()]
+            names = [key for key, _unused in transaction.cursor()]
         handles = {name.decode(): environment.open_db(name, create=False) for name in names}
         with environment.begin() as transaction:
             return {name: list(transaction.cursor(db=handle)) for name, handle in handles.items()}
@@ -193,10 +193,12 @@ def hide_libraries(folder: Path, *names: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def only_programs(folder: Path, *names: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def only_programs(folder: Path, *names: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Environment variables under which PATH has these programs and no other."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (place,) = [Path(part, name) for part in environ["PATH"].split(":") if Path(part, name).exists()][:1]
+        (place,) = [
+            Path(part, name) for part in (environ or os.environ)["PATH"].split(":") if Path(part, name).exists()
+        ][:1]
         (folder / name).symlink_to(place)
     return {"PATH": str(folder)}

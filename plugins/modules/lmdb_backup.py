@@ -138,8 +138,7 @@ backup:
               type: int
               sample: 10737418240
             position:
-              description: The transaction of the copy, RV(backup.source.environments[].position.start) to
-                RV(backup.source.environments[].position.stop).
+              description: The transaction of the copy; C(start) and C(stop) are the same when it is known for certain.
               type: dict
             databases:
               description: Name and number of entries of each database; the name of the main one is null.

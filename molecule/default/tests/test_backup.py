@@ -114,6 +114,8 @@ def test_nothing_is_left_beside_a_backup(backup: Backup) -> None:
 def test_backup_verifies(backup: Backup) -> None:
     backup.host.check_output("cd %s && sha256sum -c SHA256SUMS", backup.path)
     assert backup.run("backup_verify")["backup"]["id"] == backup.id
+    owners = backup.host.check_output("find %s/%s -printf '%%u\n'", backup.repository, backup.job)
+    assert set(owners.split()) == {backup.host.file(backup.repository).user}
 
 
 @for_every_backup

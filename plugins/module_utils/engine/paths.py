@@ -76,8 +76,19 @@ def make_directories(path: Path, mode: int = 0o700) -> List[Path]:
         path = path.parent
     for directory in missing:
         directory.mkdir(mode)
+        hand_over(directory)
         fsync_directory(directory.parent)
     return missing
+
+
+def hand_over(path: Path) -> None:
+    """Give what root has just created to the owner of the directory it is in.
+
+    So a repository stays usable by the user whose it is, whoever works on it.
+    """
+    if os.geteuid() == 0:
+        status = os.stat(path.parent)
+        os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
 
 
 def is_directory(path: Path) -> bool:

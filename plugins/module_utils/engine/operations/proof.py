@@ -69,7 +69,7 @@ def load_record(
         try:
             load(descriptor, compression, expected, target, progress)
         except CorruptError as error:
-            raise CorruptError(f"backup {stored.id}: {record.repo_path} {error}") from error
+            raise CorruptError(f"backup {stored.id}: {record.repo_path}: {error}") from error
         except OSError as error:
             raise BackupError(f"cannot unpack {record.repo_path} of backup {stored.id}: {error.strerror}") from error
 

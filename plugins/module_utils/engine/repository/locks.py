@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Iterator
 
 from ..errors import LockedError
+from ..paths import hand_over
 
 _PATIENCE = 0.5
 _PAUSE = 0.05
@@ -27,6 +28,7 @@ def locked_file(path: Path, what: str) -> Iterator[None]:
     """
     descriptor = os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        hand_over(path)
         if not _try(descriptor, fcntl.LOCK_EX):
             holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise LockedError(f"{what} is in use by process {holder}; try again when it has finished")

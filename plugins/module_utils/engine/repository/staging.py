@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 from ..errors import BackupError, CorruptError
-from ..paths import fsync_directory, make_directories
+from ..paths import fsync_directory, hand_over, make_directories
 from ..stream.compression import SUFFIXES, Compression
 from ..stream.stages import FileWriter
 from ..stream.transfer import StoreStream
@@ -96,6 +96,7 @@ class Staging:
 def working_directory(path: Path) -> Iterator[Path]:
     """A private directory that is gone afterwards, unless it was renamed; held, so that it is known to be in use."""
     path.mkdir(0o700)
+    hand_over(path)
     try:
         with locks.locked_directory(path, str(path)):
             yield path
@@ -104,4 +105,6 @@ def working_directory(path: Path) -> Iterator[Path]:
 
 
 def _create(path: Path) -> int:
-    return os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    hand_over(path)
+    return descriptor

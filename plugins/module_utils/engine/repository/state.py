@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from ..decoding import DecodingError, decode, encode
-from ..paths import fsync_directory
+from ..paths import fsync_directory, hand_over
 
 FILE_NAME = "state.json"
 
@@ -51,10 +51,13 @@ class State:
 
 
 def read(directory: Path) -> State:
-    """The state of the job in this directory; an empty one where there is none or it is damaged."""
+    """The state of the job in this directory; an empty one where there is none or it is damaged.
+
+    Raises OSError when it cannot be read: it may tell that a backup is damaged.
+    """
     try:
         return decode(State, json.loads((directory / FILE_NAME).read_bytes()))
-    except (OSError, ValueError, DecodingError):
+    except (FileNotFoundError, ValueError, DecodingError):
         return State()
 
 
@@ -67,6 +70,7 @@ def write(directory: Path, state: State) -> None:
             file.write((json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
+        hand_over(aside)
         aside.replace(directory / FILE_NAME)
     except BaseException:
         aside.unlink()

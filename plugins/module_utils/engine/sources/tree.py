@@ -129,8 +129,7 @@ def is_unpacked(archive: BinaryIO, included: List[Included], root: Path) -> bool
             same = same and content_is_same
             name, content_is_same = member.name, (root / member.name).is_dir()
         if same and member.isreg():
-            content = members.extractfile(member)
-            content_is_same = content is not None and _has_content(root / member.name, content)
+            content_is_same = _has_content(root / member.name, cast(IO[bytes], members.extractfile(member)))
     return same and content_is_same
 
 
@@ -316,8 +315,7 @@ def _unpack(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> 
         descriptor = os.open(str(target), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         if member.isreg():
-            content = members.extractfile(member)
-            assert content
+            content = cast(IO[bytes], members.extractfile(member))
             while True:
                 chunk = content.read(CHUNK)
                 if not chunk:

@@ -60,13 +60,13 @@ def compressor(compression: Compression, following: Stage) -> Stage:
     """The stage that compresses into following."""
     if compression.type == "none":
         return following
-    assert compression.level is not None
+    level = compression.level or _DEFAULT_LEVELS[compression.type]
     if compression.type == "gzip":
-        return _Compressor(zlib.compressobj(compression.level, zlib.DEFLATED, 31), following)
+        return _Compressor(zlib.compressobj(level, zlib.DEFLATED, 31), following)
     if zstandard:
-        parameters = zstandard.ZstdCompressor(level=compression.level, threads=_THREADS, write_checksum=True)
+        parameters = zstandard.ZstdCompressor(level=level, threads=_THREADS, write_checksum=True)
         return _Compressor(parameters.compressobj(), following)
-    return Program(["zstd", "-q", "-c", f"-{compression.level}", f"-T{_THREADS}"], following)
+    return Program(["zstd", "-q", "-c", f"-{level}", f"-T{_THREADS}"], following)
 
 
 def decompressor(kind: str, following: Stage) -> Stage:
@@ -112,10 +112,10 @@ class _Compressor(Stage):
 class _GzipDecompressor(Stage):
     def __init__(self, following: Stage) -> None:
         super().__init__(following)
+        self._into = following
         self._decompression = zlib.decompressobj(31)
 
     def write(self, data: Bytes) -> int:
-        assert self.following
         rest: bytes = bytes(data)
         while rest:
             try:
@@ -124,7 +124,7 @@ class _GzipDecompressor(Stage):
                 raise CorruptError(f"does not decompress: {error}") from error
             rest = self._decompression.unconsumed_tail
             if output:
-                self.following.write(output)
+                self._into.write(output)
             elif not rest:
                 break
         if self._decompression.unused_data:

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import os
 import subprocess
-from typing import BinaryIO, Callable, List, Optional, Tuple, Type, Union
+from typing import IO, BinaryIO, Callable, List, Optional, Tuple, Type, Union, cast
 
 from ..errors import BackupError, CorruptError
 from .writeback import begin_writeback
@@ -182,15 +182,17 @@ class Program(Stage):
         super().__init__(following)
         self._arguments = arguments
         self._failing = failing
+        self._into = following
         self._process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
+        self._input, self._output = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        self._errors = cast(IO[bytes], self._process.stderr)
         self._pump = _in_thread(self._pump_output)
 
     def write(self, data: Bytes) -> int:
-        assert self._process.stdin
         try:
-            self._process.stdin.write(data)
+            self._input.write(data)
         except BrokenPipeError:
             self._finish()
             raise self._failing(f"{self._arguments[0]} stopped reading before the end") from None
@@ -207,22 +209,18 @@ class Program(Stage):
         super().abandon()
 
     def _pump_output(self) -> None:
-        assert self.following
-        assert self._process.stdout
         try:
-            while data := os.read(self._process.stdout.fileno(), CHUNK):
-                self.following.write(data)
+            while data := os.read(self._output.fileno(), CHUNK):
+                self._into.write(data)
         except BaseException:
             # Nobody reads its output any more: it must not wait for that.
             self._process.kill()
             raise
 
     def _finish(self) -> None:
-        assert self._process.stdin
-        assert self._process.stderr
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        message = self._process.stderr.read().decode(errors="replace").strip()
+            self._input.close()
+        message = self._errors.read().decode(errors="replace").strip()
         concurrent.futures.wait([self._pump])
         status = self._process.wait()
         self._release()
@@ -232,7 +230,7 @@ class Program(Stage):
             raise self._failing(f"{self._arguments[0]} ended with status {status}: {last_line}")
 
     def _release(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._input, self._output, self._errors):
             try:
                 if pipe:
                     pipe.close()

@@ -34,19 +34,18 @@ class StoreStream(Stage):
     def __init__(self, descriptor: int, compression: codecs.Compression) -> None:
         self._stored = Meter(FileWriter(descriptor))
         try:
-            super().__init__(Meter(codecs.compressor(compression, self._stored)))
+            self._content = Meter(codecs.compressor(compression, self._stored))
         except BaseException:
             self._stored.abandon()
             raise
+        super().__init__(self._content)
 
     def write(self, data: Bytes) -> int:
-        assert self.following
-        return self.following.write(data)
+        return self._content.write(data)
 
     def result(self) -> Stored:
         """Sizes and hashes, once closed."""
-        assert isinstance(self.following, Meter)
-        return Stored(self.following.size, self.following.sha256, self._stored.size, self._stored.sha256)
+        return Stored(self._content.size, self._content.sha256, self._stored.size, self._stored.sha256)
 
 
 def load(

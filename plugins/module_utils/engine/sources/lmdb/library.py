@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, cast
 
 from ...errors import CorruptError, SourceError
 from ...optional import optional_module
@@ -87,7 +87,7 @@ def read_all(report: Report, data: Path) -> List[Dict[str, Any]]:
 
     Raises CorruptError. A damaged copy may crash the process instead.
     """
-    databases = _read_with_library(report, data) if lmdb else _read_with_program(report, data)
+    databases = _read_with_library(report, data) if lmdb else list(_read_with_program(report, data))
     return [dataclasses.asdict(database) for database in databases]
 
 
@@ -189,11 +189,13 @@ def _handles(environment: Any, candidates: List[bytes]) -> Dict[Optional[str], A
     return handles
 
 
-def _read_with_library(report: Report, data: Path) -> Iterator[Database]:
+def _read_with_library(report: Report, data: Path) -> List[Database]:
     try:
         with _opened(data, False, False, sys.maxsize) as (environment, handles), environment.begin() as transaction:
-            for name, handle in (handles or {}).items():
-                yield Database(name, _count_by_reading(report, transaction, handle))
+            return [
+                Database(name, _count_by_reading(report, transaction, handle))
+                for name, handle in (handles or {}).items()
+            ]
     except lmdb.Error as error:
         raise CorruptError(f"does not open: {error}") from error
 
@@ -257,10 +259,9 @@ def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str,
     """Name and number of records of each database that mdb_dump reads."""
     command = ["mdb_dump", *options, "-n", str(data)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout
-        assert process.stderr
+        output, errors = cast(IO[bytes], process.stdout), cast(IO[bytes], process.stderr)
         name, lines = "", 0
-        for line in process.stdout:
+        for line in output:
             if line.startswith(b" "):
                 lines += 1
                 if lines % _BATCH == 0:
@@ -270,6 +271,6 @@ def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str,
             elif line == b"DATA=END\n":
                 yield name, lines // 2
                 name, lines = "", 0
-        message = process.stderr.read().decode(errors="replace").strip()
+        message = errors.read().decode(errors="replace").strip()
     if process.returncode != 0 and "does not contain multiple databases" not in message:
         raise CorruptError("does not open: %s" % (message or f"mdb_dump ended with status {process.returncode}"))
