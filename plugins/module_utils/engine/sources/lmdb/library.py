@@ -191,11 +191,12 @@ def _handles(environment: Any, candidates: List[bytes]) -> Dict[Optional[str], A
 
 def _read_with_library(report: Report, data: Path) -> List[Database]:
     try:
-        with _opened(data, False, False, sys.maxsize) as (environment, handles), environment.begin() as transaction:
-            return [
-                Database(name, _count_by_reading(report, transaction, handle))
-                for name, handle in (handles or {}).items()
-            ]
+        with _opened(data, False, False, sys.maxsize) as (environment, handles):
+            with environment.begin() as transaction:
+                return [
+                    Database(name, _count_by_reading(report, transaction, handle))
+                    for name, handle in (handles or {}).items()
+                ]
     except lmdb.Error as error:
         raise CorruptError(f"does not open: {error}") from error
 
