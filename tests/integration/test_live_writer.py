@@ -130,7 +130,7 @@ def test_repository_is_private(dbbackup: Command, tmp_path: Path, compact: bool)
     make_environment(tmp_path / "environment")
     dbbackup.job("kg", tmp_path / "environment", compact=compact)
     dbbackup.ok("run", "kg")
-    for directory, _, files in os.walk(dbbackup.repository):
+    for directory, _unused, files in os.walk(dbbackup.repository):
         assert Path(directory).stat().st_mode & 0o777 == 0o700
         assert all((Path(directory) / file).stat().st_mode & 0o777 == 0o600 for file in files)
 
@@ -205,7 +205,7 @@ def test_skip_unchanged_never_skips_while_the_application_writes(dbbackup: Comma
     application.seed(path, megabytes=1)
     dbbackup.job("kg", path, skip_unchanged=True)
     with application.Writer(path, tmp_path / "ledger", sync=False):
-        assert [dbbackup.ok("run", "kg")["changed"] for _ in range(3)] == [True, True, True]
+        assert [dbbackup.ok("run", "kg")["changed"] for _unused in range(3)] == [True, True, True]
     last = dbbackup.ok("run", "kg")
     assert last["changed"]
     assert dbbackup.ok("run", "kg")["skipped"]
@@ -281,7 +281,7 @@ def test_a_backup_that_failed_verification_does_not_count(
 def test_backups_of_the_same_second_have_ids_of_their_own(dbbackup: Command, tmp_path: Path) -> None:
     make_environment(tmp_path / "environment", records=1)
     dbbackup.job("kg", tmp_path / "environment")
-    ids = [dbbackup.ok("run", "kg")["backup"]["id"] for _ in range(4)]
+    ids = [dbbackup.ok("run", "kg")["backup"]["id"] for _unused in range(4)]
     assert dbbackup.backups("kg") == ids
     assert len(set(ids)) == 4
 
