@@ -192,13 +192,14 @@ def _handles(environment: Any, candidates: List[bytes]) -> Dict[Optional[str], A
 def _read_with_library(report: Report, data: Path) -> List[Database]:
     try:
         with _opened(data, False, False, sys.maxsize) as (environment, handles):
-            with environment.begin() as transaction:
-                return [
-                    Database(name, _count_by_reading(report, transaction, handle))
-                    for name, handle in (handles or {}).items()
-                ]
+            return _read_databases(report, environment, handles or {})
     except lmdb.Error as error:
         raise CorruptError(f"does not open: {error}") from error
+
+
+def _read_databases(report: Report, environment: Any, handles: Dict[Optional[str], Any]) -> List[Database]:
+    with environment.begin() as transaction:
+        return [Database(name, _count_by_reading(report, transaction, handle)) for name, handle in handles.items()]
 
 
 def _count_by_reading(report: Report, transaction: Any, handle: Any) -> int:
