@@ -20,6 +20,7 @@ import lmdb
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DBBACKUP = CHECKOUT / "bin/dbbackup.py"
+NOBODY = 65534
 
 Content = dict[str, list[tuple[bytes, bytes]]]
 
@@ -202,3 +203,36 @@ def only_programs(folder: Path, *names: str, environ: Mapping[str, str] | None =
         ][:1]
         (folder / name).symlink_to(place)
     return {"PATH": str(folder)}
+
+
+def as_ordinary_user(function: Callable[[], Any], directory: Path) -> str:
+    """What the function returns, or its error says, run without the rights of root; the directory is that user's."""
+    if os.geteuid() == 0:
+        give_away(directory)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            os.write(writing, str(function()).encode())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test wants to see it
+            os.write(writing, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        text = answer.read().decode()
+    os.waitpid(child, 0)
+    return text
+
+
+def give_away(directory: Path) -> None:
+    """Let a user without rights own a directory and all in it, and reach it."""
+    for path in [directory, *directory.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    for parent in directory.parents:
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)

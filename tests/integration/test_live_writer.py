@@ -16,6 +16,7 @@ import lmdb
 import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
 from ansible_collections.embedded.db_backup.tests.tools import (
+    NOBODY,
     Command,
     content_of,
     counts_of,
@@ -25,8 +26,6 @@ from ansible_collections.embedded.db_backup.tests.tools import (
     make_environment,
     snapshot,
 )
-
-NOBODY = 65534
 
 
 def txnid_of(data: Path) -> int:

@@ -22,6 +22,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operatio
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.tools import (
+    NOBODY,
     Command,
     Content,
     bytes_of,
@@ -33,7 +34,6 @@ from ansible_collections.embedded.db_backup.tests.tools import (
     snapshot,
 )
 
-NOBODY = 65534
 TREE = ("vector", "graph", "vector/visual")
 OPEN = "import lmdb, sys; e = lmdb.open(sys.argv[1], subdir=sys.argv[2] == '1'); print(flush=True); sys.stdin.read()"
 # What a restore asks of the system to change something.
