@@ -181,8 +181,6 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=2300, help="size of the environment, half of it free pages")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    # The command takes the first python3 it finds; this one has the libraries.
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
         prepare(given.megabytes)
         print(
