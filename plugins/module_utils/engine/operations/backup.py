@@ -14,7 +14,7 @@ import platform
 import shlex
 import socket
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from .. import VERSION, times
 from ..jobs import Job
@@ -22,7 +22,7 @@ from ..repository.manifest import Check, Host, Manifest, Named, Origin, Summary
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.staging import Staging
-from ..repository.state import Attempt, Verification
+from ..repository.state import Attempt, State, Verification
 from ..sources.base import Capture, Inspection
 from .progress import Progress, silent
 from .proof import prove
@@ -63,20 +63,55 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
     """
     directory = job.directory
     directory.create()
-    with directory.lock(), _recorded(directory) as attempt:
-        directory.remove_leftovers()
-        inspection = job.source.inspect()
-        previous = directory.latest_good_manifest()
-        reason = _reason_to_skip(job, inspection, previous)
-        if reason and previous:
-            attempt.status, attempt.message = "skipped", reason
-            return _skipped(directory, previous, reason)
-        started = times.now()
-        with directory.staging(started, job.compression) as staging:
-            attempt.id = staging.id
-            backup, manifest, warnings = _make(job, staging, started, progress)
-        _remember_proof(directory, manifest)
-        return Outcome(True, backup.path, manifest.to_json(), previous, warnings=warnings)
+    with directory.lock():
+        attempt = Attempt(times.to_rfc3339(times.now()), "running")
+        with directory.changed_state() as state:
+            state.last_attempt = attempt
+        try:
+            outcome = _run(job, directory, attempt, progress)
+        except BaseException as error:
+            attempt.status, attempt.message = "failed", str(error) or type(error).__name__
+            # The error of the run is the one to tell, not that its state could not be written, as on a full disk.
+            with contextlib.suppress(OSError), directory.changed_state() as state:
+                state.last_attempt = attempt
+            raise
+        return _concluded(directory, attempt, outcome)
+
+
+def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
+    directory.remove_leftovers()
+    inspection = job.source.inspect()
+    previous = directory.latest_good_manifest()
+    reason = _reason_to_skip(job, inspection, previous)
+    if reason and previous:
+        attempt.status, attempt.message = "skipped", reason
+        return _skipped(directory, previous, reason)
+    started = times.now()
+    with directory.staging(started, job.compression) as staging:
+        attempt.id = staging.id
+        backup, manifest, warnings = _make(job, staging, started, progress)
+    attempt.status = "succeeded"
+    return Outcome(True, backup.path, manifest.to_json(), previous, warnings=warnings)
+
+
+def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Write down how the run ended. The backup is published: that the state cannot be written is but a warning."""
+    try:
+        with directory.changed_state() as state:
+            state.last_attempt = attempt
+            if outcome.changed:
+                state.last_success = attempt
+                _remember_proof(state, outcome.backup)
+    except OSError as error:
+        outcome.warnings.append(f"the state of job {directory.name} could not be written: {error}")
+    return outcome
+
+
+def _remember_proof(state: State, manifest: Dict[str, Any]) -> None:
+    if manifest["check"]:
+        at = manifest["check"]["timestamp"]
+        state.verified[manifest["id"]] = Verification(at, "passed")
+        state.last_verify = Attempt(at, "passed", manifest["id"])
 
 
 def predict(job: Job) -> Outcome:
@@ -186,35 +221,3 @@ def _reason_to_skip(job: Job, inspection: Inspection, previous: Optional[Manifes
 
 def _skipped(directory: JobDirectory, previous: Manifest, reason: str) -> Outcome:
     return Outcome(False, directory.path / previous.id, previous.to_json(), previous, reason)
-
-
-@contextlib.contextmanager
-def _recorded(directory: JobDirectory) -> Iterator[Attempt]:
-    """Write down that a run began and how it ended; a killed one stays "running"."""
-    attempt = Attempt(times.to_rfc3339(times.now()), "running")
-    _write_attempt(directory, attempt)
-    try:
-        yield attempt
-        if attempt.status == "running":
-            attempt.status = "succeeded"
-    except BaseException as error:
-        attempt.status, attempt.message = "failed", str(error) or type(error).__name__
-        # The error of the run is the one to tell, not that its state could not be written, as on a full disk.
-        with contextlib.suppress(OSError):
-            _write_attempt(directory, attempt)
-        raise
-    _write_attempt(directory, attempt)
-
-
-def _write_attempt(directory: JobDirectory, attempt: Attempt) -> None:
-    with directory.changed_state() as state:
-        state.last_attempt = attempt
-        if attempt.status == "succeeded":
-            state.last_success = attempt
-
-
-def _remember_proof(directory: JobDirectory, manifest: Manifest) -> None:
-    if manifest.check:
-        with directory.changed_state() as state:
-            state.verified[manifest.id] = Verification(manifest.check.timestamp, "passed")
-            state.last_verify = Attempt(manifest.check.timestamp, "passed", manifest.id)

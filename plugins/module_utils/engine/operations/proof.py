@@ -58,20 +58,30 @@ def prove(
 
 
 def load_record(
-    stored: PublishedBackup, record: FileRecord, compression: str, target: Optional[Stage], progress: Progress
+    stored: PublishedBackup,
+    record: FileRecord,
+    compression: str,
+    target: Optional[Stage],
+    progress: Progress,
+    *,
+    hash_content: bool = True,
 ) -> None:
-    """Read one stored file into target.
+    """Read one stored file into target. hash_content is that of stream.transfer.load.
 
     Raises CorruptError that names the file.
     """
     expected = Stored(record.size, record.sha256, record.repo_size, record.repo_sha256)
-    with stored.opened(record) as descriptor:
-        try:
-            load(descriptor, compression, expected, target, progress)
-        except CorruptError as error:
+    try:
+        with stored.opened(record) as descriptor:
+            load(descriptor, compression, expected, target, progress, hash_content=hash_content)
+    except BaseException as error:
+        if target:
+            target.abandon()
+        if isinstance(error, CorruptError):
             raise CorruptError(f"backup {stored.id}: {record.repo_path}: {error}") from error
-        except OSError as error:
+        if isinstance(error, OSError):
             raise BackupError(f"cannot unpack {record.repo_path} of backup {stored.id}: {error.strerror}") from error
+        raise
 
 
 def create(path: Path) -> int:

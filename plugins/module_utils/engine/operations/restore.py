@@ -24,7 +24,7 @@ from ..repository.repository import JobDirectory
 from ..sources import tree
 from ..sources.base import Restoration, Source
 from ..sources.registry import source_of
-from ..stream.stages import CHUNK, Reader, SparseFileWriter
+from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
 from .progress import Progress, silent
 from .proof import create, load_record
 from .swap import Swap, holds_anything
@@ -110,6 +110,8 @@ class _Restore:
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")
+        # The destination itself is the administrator's choice, link or not; links inside it are not followed.
+        plan = dataclasses.replace(plan, root=Path(os.path.realpath(plan.root)))
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
         return cls(backup, request, progress, manifest, source, plan, uid, gid)
 
@@ -164,7 +166,7 @@ class _Restore:
         descriptor = create(staged)
         self._give([staged], record)
         os.chmod(staged, self._mode(record))
-        load_record(self.backup, record, self.manifest.compression.type, SparseFileWriter(descriptor), self.progress)
+        self._load(record, SparseFileWriter(descriptor))
         return staged
 
     def _stage_trees(self, swap: Swap, record: FileRecord) -> None:
@@ -177,7 +179,12 @@ class _Restore:
     def _read_tar(self, record: FileRecord, function: Callable[..., None]) -> None:
         included = self.source.included(self.manifest.source)
         target = Reader(functools.partial(function, included=included))
-        load_record(self.backup, record, self.manifest.compression.type, target, self.progress)
+        self._load(record, target)
+
+    def _load(self, record: FileRecord, target: Stage) -> None:
+        """Prove the stored bytes; that they decompress to their content was proven once, or is now."""
+        compression, proven = self.manifest.compression.type, self.manifest.check and self.manifest.check.read_back
+        load_record(self.backup, record, compression, target, self.progress, hash_content=not proven)
 
     def _is_in_place(self, record: FileRecord) -> bool:
         if record.content == "file":
@@ -193,7 +200,7 @@ class _Restore:
     def _occupied(self) -> Optional[Path]:
         """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""
         root = self.plan.root
-        if root == self._destination() and is_directory(root) and holds_anything(root):
+        if root == Path(os.path.realpath(self._destination())) and is_directory(root) and holds_anything(root):
             return root
         names = [*self.plan.files.values(), *self.plan.trees]
         return next((root / name for name in names if os.path.lexists(root / name)), None)

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
@@ -66,7 +67,7 @@ class JobDirectory:
 
     def scratch(self) -> ContextManager[Path]:
         """A private directory to unpack into, gone afterwards."""
-        return working_directory(self.path / (_SCRATCH_PREFIX + str(os.getpid())))
+        return working_directory(self.path / f"{_SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
 
     def free_id(self, started: datetime.datetime) -> str:
         """The id of a backup that starts now: a collision takes the next free second."""

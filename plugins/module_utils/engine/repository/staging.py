@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 from ..errors import BackupError, CorruptError
+from ..interrupts import end_of_work, held_back
 from ..paths import fsync_directory, hand_over, make_directories
 from ..stream.compression import SUFFIXES, Compression
 from ..stream.stages import FileWriter
@@ -87,21 +88,32 @@ class Staging:
         if PublishedBackup(self.path).read() != manifest:
             raise CorruptError("%s does not read back as it was written" % (self.path / manifests.FILE_NAME))
         target = self.path.parent / self.id
+        end_of_work()
         os.rename(self.path, target)
-        fsync_directory(target.parent)
+        try:
+            fsync_directory(target.parent)
+        except OSError:
+            # Not known to be durable, so not published.
+            os.rename(target, self.path)
+            raise
         return PublishedBackup(target)
 
 
 @contextlib.contextmanager
 def working_directory(path: Path) -> Iterator[Path]:
     """A private directory that is gone afterwards, unless it was renamed; held, so that it is known to be in use."""
-    path.mkdir(0o700)
-    hand_over(path)
+    made = False
     try:
+        with held_back():
+            path.mkdir(0o700)
+            made = True
+            hand_over(path)
         with locks.locked_directory(path, str(path)):
             yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        if made:
+            with held_back():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _create(path: Path) -> int:

@@ -63,7 +63,8 @@ def read(directory: Path) -> State:
 
 def write(directory: Path, state: State) -> None:
     """Replace the state of the job in this directory, durably."""
-    aside = directory / (f".{FILE_NAME}.{os.getpid()}")
+    # The caller holds the directory, so one name is enough, and what a killed run left is written over.
+    aside = directory / f".{FILE_NAME}.new"
     descriptor = os.open(str(aside), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -88,7 +88,7 @@ def write(stream: Stage, root: Path, paths: List[str]) -> Tuple[List[Included], 
                     archive.addfile(_header(entry.path, entry.status))
                     tally.add(entry.path, entry.status)
                 elif stat.S_ISREG(entry.status.st_mode):
-                    _write_file(archive, root, entry, tally)
+                    _write_file(archive, root, entry, tally, warnings)
                 else:
                     warnings.append("%s is neither a file nor a directory and was left out" % (root / entry.path))
             included.append(tally.result())
@@ -252,32 +252,44 @@ class _Tally:
         return Included(self._path, self._files, self._directories, self._size, self._fingerprint.hexdigest())
 
 
-def _write_file(archive: tarfile.TarFile, root: Path, entry: _Entry, tally: _Tally) -> None:
+def _write_file(archive: tarfile.TarFile, root: Path, entry: _Entry, tally: _Tally, warnings: List[str]) -> None:
     """Add the file as it stands still; one that is gone is left out."""
+    path = root / entry.path
+    written: Optional[os.stat_result] = None
     for _unused in range(_TRIES):
         try:
             descriptor = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=entry.directory)
         except FileNotFoundError:
-            return
+            break
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error.strerror}") from error
         with os.fdopen(descriptor, "rb") as file:
-            before = os.fstat(descriptor)
-            archive.addfile(_header(entry.path, before), _Padded(file))
+            written = os.fstat(descriptor)
+            archive.addfile(_header(entry.path, written), _Padded(file, path))
             after = os.fstat(descriptor)
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            tally.add(entry.path, before)
+        if (written.st_size, written.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            tally.add(entry.path, written)
             return
-    raise SourceError("%s keeps changing while it is read" % (root / entry.path))
+    else:
+        raise SourceError(f"{path} keeps changing while it is read")
+    if written:
+        tally.add(entry.path, written)
+        warnings.append(f"{path} changed while it was read and is gone; its copy may be torn")
 
 
 class _Padded:
     """A file that never ends early: one that shrinks while it is read must not break the archive."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
+        self._path = path
 
     def read(self, size: int = -1, /) -> bytes:
         """Exactly size bytes."""
-        return self._file.read(size).ljust(size, b"\0")
+        try:
+            return self._file.read(size).ljust(size, b"\0")
+        except OSError as error:
+            raise SourceError(f"{self._path} cannot be read: {error.strerror}") from error
 
 
 def _header(path: str, status: os.stat_result) -> tarfile.TarInfo:

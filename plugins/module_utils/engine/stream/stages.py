@@ -14,7 +14,9 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
+import queue
 import subprocess
+import threading
 from typing import IO, BinaryIO, Callable, List, Optional, Tuple, Type, Union, cast
 
 from ..errors import BackupError, CorruptError
@@ -23,8 +25,8 @@ from .writeback import begin_writeback
 Bytes = Union[bytes, bytearray, memoryview]
 
 CHUNK = 1 << 20
-# Below this, handing data to a thread costs more than it gains.
-_WORTH_A_THREAD = 1 << 17
+_CHUNKS_BEHIND = 4
+_LOOK_EVERY = 0.1
 _FLUSH_EVERY = 32 << 20
 _SPARSE_BLOCK = 1 << 16
 _ZEROS = bytes(_SPARSE_BLOCK)
@@ -59,49 +61,67 @@ def write_all(descriptor: int, data: Bytes) -> None:
 
 
 class Meter(Stage):
-    """Counts and hashes what passes, beside the work of the following stages; refuses more than limit bytes."""
+    """Counts and hashes what passes; refuses more than limit bytes. Without hashed it only counts."""
 
-    def __init__(self, following: Optional[Stage], limit: Optional[int] = None) -> None:
+    def __init__(self, following: Optional[Stage], limit: Optional[int] = None, hashed: bool = True) -> None:
         super().__init__(following)
         self.size = 0
         self._limit = limit
-        self._hash = hashlib.sha256()
-        self._thread: Optional[concurrent.futures.ThreadPoolExecutor] = None
+        self._hash = hashlib.sha256() if hashed else None
 
     def write(self, data: Bytes) -> int:
         self.size += len(data)
         if self._limit is not None and self.size > self._limit:
             raise CorruptError(f"holds more than the {self._limit} bytes its manifest tells")
-        if self.following is None or len(data) < _WORTH_A_THREAD:
+        if self._hash:
             self._hash.update(data)
-            if self.following:
-                self.following.write(data)
-            return len(data)
-        self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        hashing = self._thread.submit(self._hash.update, data)
-        try:
+        if self.following:
             self.following.write(data)
-        finally:
-            # The caller may use the memory again as soon as this returns.
-            hashing.result()
+        return len(data)
+
+    @property
+    def sha256(self) -> Optional[str]:
+        """Of the bytes that passed so far, in hexadecimal; None when they are only counted."""
+        return self._hash.hexdigest() if self._hash else None
+
+
+class Handover(Stage):
+    """Lets the following stages work in a thread of their own, a few chunks behind."""
+
+    def __init__(self, following: Stage) -> None:
+        super().__init__(following)
+        self._into = following
+        self._queue: queue.Queue[Optional[bytes]] = queue.Queue(maxsize=_CHUNKS_BEHIND)
+        self._work = _in_thread(self._pass_on)
+
+    def write(self, data: Bytes) -> int:
+        # The memory of anything but bytes may be used again by the caller.
+        self._put(data if isinstance(data, bytes) else bytes(data))
         return len(data)
 
     def close(self) -> None:
-        self._end_thread()
+        self._put(None)
+        self._work.result()
         super().close()
 
     def abandon(self) -> None:
-        self._end_thread()
+        with contextlib.suppress(BaseException):
+            self._put(None)
+        concurrent.futures.wait([self._work])
         super().abandon()
 
-    @property
-    def sha256(self) -> str:
-        """Of the bytes that passed so far, in hexadecimal."""
-        return self._hash.hexdigest()
+    def _put(self, data: Optional[bytes]) -> None:
+        while not self._work.done():
+            try:
+                return self._queue.put(data, timeout=_LOOK_EVERY)
+            except queue.Full:
+                continue
+        # It ends before the last chunk only when it failed.
+        return self._work.result()
 
-    def _end_thread(self) -> None:
-        if self._thread:
-            self._thread.shutdown()
+    def _pass_on(self) -> None:
+        while (data := self._queue.get()) is not None:
+            self._into.write(data)
 
 
 class FileWriter(Stage):
@@ -282,7 +302,15 @@ class Reader(Stage):
 
 def _in_thread(function: Callable[[], None]) -> concurrent.futures.Future[None]:
     """Begin to run the function; the future has the error it ended with, if any."""
-    executor = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-    future = executor.submit(function)
-    executor.shutdown(wait=False)
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            function()
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - the future hands it to the thread that waits for it
+            future.set_exception(error)
+
+    # Not an executor: the interpreter would wait at its end for a thread that nobody feeds any more.
+    threading.Thread(target=run, daemon=True).start()
     return future

@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 from ..errors import CorruptError
 from . import compression as codecs
-from .stages import CHUNK, Bytes, FileWriter, Meter, Stage
+from .stages import CHUNK, Bytes, FileWriter, Handover, Meter, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,37 +45,41 @@ class StoreStream(Stage):
 
     def result(self) -> Stored:
         """Sizes and hashes, once closed."""
-        return Stored(self._content.size, self._content.sha256, self._stored.size, self._stored.sha256)
+        hashes = str(self._content.sha256), str(self._stored.sha256)
+        return Stored(self._content.size, hashes[0], self._stored.size, hashes[1])
 
 
 def load(
-    descriptor: int, kind: str, expected: Stored, target: Optional[Stage], progress: Callable[[int], None]
+    descriptor: int,
+    kind: str,
+    expected: Stored,
+    target: Optional[Stage],
+    progress: Callable[[int], None],
+    *,
+    hash_content: bool = True,
 ) -> None:
-    """Read a stored file once, comparing both hashes and sizes, and hand its content to target, which is closed.
+    """Read a stored file once, compare hashes and sizes, and hand its content to target, which is closed.
 
-    kind is the type of compression; progress is told the bytes read after each chunk.
-    Raises CorruptError when anything differs; what target made then is worthless.
+    kind is the type of compression; progress is told the bytes read after each chunk. Without hash_content the SHA-256
+    is that of the stored bytes only; that they decompress to what was compressed is then up to the size and to the
+    checksum that zstd and gzip keep. Raises CorruptError when anything differs; what target made then is worthless.
     """
-    content = Meter(target, limit=expected.size)
-    stored = Meter(codecs.decompressor(kind, content), limit=expected.repo_size)
+    content = Meter(target, limit=expected.size, hashed=hash_content)
+    stored = Meter(Handover(codecs.decompressor(kind, Handover(content))), limit=expected.repo_size)
     try:
-        while True:
-            chunk = os.read(descriptor, CHUNK)
-            if not chunk:
-                break
+        while chunk := os.read(descriptor, CHUNK):
             stored.write(chunk)
             progress(len(chunk))
-        if (stored.size, stored.sha256) != (expected.repo_size, expected.repo_sha256):
-            raise CorruptError(_difference("stored bytes", stored, expected.repo_size))
+        _compare("stored bytes", stored, expected.repo_size, expected.repo_sha256)
         stored.close()
-        if (content.size, content.sha256) != (expected.size, expected.sha256):
-            raise CorruptError(_difference("content", content, expected.size))
+        _compare("content", content, expected.size, expected.sha256)
     except BaseException:
         stored.abandon()
         raise
 
 
-def _difference(what: str, found: Meter, expected_size: int) -> str:
-    if found.size != expected_size:
-        return f"its {what} are {found.size} bytes, the manifest tells {expected_size}"
-    return f"its {what} do not have the SHA-256 that the manifest tells"
+def _compare(what: str, found: Meter, size: int, sha256: str) -> None:
+    if found.size != size:
+        raise CorruptError(f"its {what} are {found.size} bytes, the manifest tells {size}")
+    if found.sha256 not in (None, sha256):
+        raise CorruptError(f"its {what} do not have the SHA-256 that the manifest tells")
