@@ -14,20 +14,15 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
-import queue
 import subprocess
 import threading
 from typing import IO, BinaryIO, Callable, List, Optional, Tuple, Type, Union, cast
 
 from ..errors import BackupError, CorruptError
-from .writeback import begin_writeback
 
 Bytes = Union[bytes, bytearray, memoryview]
 
 CHUNK = 1 << 20
-_CHUNKS_BEHIND = 4
-_LOOK_EVERY = 0.1
-_FLUSH_EVERY = 32 << 20
 _SPARSE_BLOCK = 1 << 16
 _ZEROS = bytes(_SPARSE_BLOCK)
 
@@ -85,45 +80,6 @@ class Meter(Stage):
         return self._hash.hexdigest() if self._hash else None
 
 
-class Handover(Stage):
-    """Lets the following stages work in a thread of their own, a few chunks behind."""
-
-    def __init__(self, following: Stage) -> None:
-        super().__init__(following)
-        self._into = following
-        self._queue: queue.Queue[Optional[bytes]] = queue.Queue(maxsize=_CHUNKS_BEHIND)
-        self._work = _in_thread(self._pass_on)
-
-    def write(self, data: Bytes) -> int:
-        # The memory of anything but bytes may be used again by the caller.
-        self._put(data if isinstance(data, bytes) else bytes(data))
-        return len(data)
-
-    def close(self) -> None:
-        self._put(None)
-        self._work.result()
-        super().close()
-
-    def abandon(self) -> None:
-        with contextlib.suppress(BaseException):
-            self._put(None)
-        concurrent.futures.wait([self._work])
-        super().abandon()
-
-    def _put(self, data: Optional[bytes]) -> None:
-        while not self._work.done():
-            try:
-                return self._queue.put(data, timeout=_LOOK_EVERY)
-            except queue.Full:
-                continue
-        # It ends before the last chunk only when it failed.
-        return self._work.result()
-
-    def _pass_on(self) -> None:
-        while (data := self._queue.get()) is not None:
-            self._into.write(data)
-
-
 class FileWriter(Stage):
     """Writes a new file; close makes it durable unless told otherwise. The descriptor becomes its own."""
 
@@ -131,14 +87,9 @@ class FileWriter(Stage):
         super().__init__(None)
         self._descriptor = descriptor
         self._durable = durable
-        self._unflushed = 0
 
     def write(self, data: Bytes) -> int:
         write_all(self._descriptor, data)
-        self._unflushed += len(data)
-        if self._durable and self._unflushed >= _FLUSH_EVERY:
-            begin_writeback(self._descriptor)
-            self._unflushed = 0
         return len(data)
 
     def close(self) -> None:

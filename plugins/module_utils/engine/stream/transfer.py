@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 from ..errors import CorruptError
 from . import compression as codecs
-from .stages import CHUNK, Bytes, FileWriter, Handover, Meter, Stage
+from .stages import CHUNK, Bytes, FileWriter, Meter, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def load(
     checksum that zstd and gzip keep. Raises CorruptError when anything differs; what target made then is worthless.
     """
     content = Meter(target, limit=expected.size, hashed=hash_content)
-    stored = Meter(Handover(codecs.decompressor(kind, Handover(content))), limit=expected.repo_size)
+    stored = Meter(codecs.decompressor(kind, content), limit=expected.repo_size)
     try:
         while chunk := os.read(descriptor, CHUNK):
             stored.write(chunk)
