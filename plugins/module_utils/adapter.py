@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Optional
 from ansible.module_utils.basic import AnsibleModule
 
 from .engine import jobs
-from .engine.errors import BackupError
+from .engine.errors import BackupError, sentence
 from .engine.interrupts import end_work_on_signals
 from .engine.operations import backup
 
@@ -37,7 +37,7 @@ def finish(module: AnsibleModule, work: Callable[[], Dict[str, Any]]) -> None:
     except BackupError as error:
         module.fail_json(msg=str(error), exit_code=error.exit_code)
     except OSError as error:
-        module.fail_json(msg=str(error), exit_code=BackupError.exit_code)
+        module.fail_json(msg=sentence(error), exit_code=BackupError.exit_code)
     for warning in result.pop("warnings", []):
         module.warn(warning)
     module.exit_json(**result)

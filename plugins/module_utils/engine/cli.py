@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from . import VERSION, jobs, times
-from .errors import BackupError
+from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
 from .operations import backup, inform, restore, verify
 from .repository.repository import Repository
@@ -32,7 +32,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
-        return _failed(options, str(error), BackupError.exit_code)
+        return _failed(options, sentence(error), BackupError.exit_code)
     return 0
 
 

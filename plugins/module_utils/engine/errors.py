@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from typing import Iterator
+
 
 class BackupError(Exception):
     """Anything that stops the work; its text is meant for the user."""
@@ -47,3 +51,19 @@ class Interrupted(BackupError):
     """SIGTERM or SIGINT arrived; what was begun has been cleaned up."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def naming(path: os.PathLike[str]) -> Iterator[None]:
+    """Have errors of calls on a descriptor tell which file it was about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def sentence(error: OSError) -> str:
+    """An error of the system for the user."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

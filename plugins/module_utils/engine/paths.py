@@ -12,7 +12,7 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import List
 
-from .errors import CorruptError, UsageError
+from .errors import CorruptError, UsageError, naming
 
 JOB_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _LONGEST_JOB_NAME = 100
@@ -63,7 +63,8 @@ def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Type
 
-from .errors import BackupError, SourceError
+from .errors import BackupError, SourceError, sentence
 from .stream.stages import CHUNK, write_all
 
 _F_SETPIPE_SZ = 1031
@@ -172,7 +172,10 @@ def _run_in_child(
 
 
 def _report_failure(report: Report, error: BaseException) -> None:
-    message = str(error) if isinstance(error, (BackupError, OSError)) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        message = sentence(error)
+    else:
+        message = str(error) if isinstance(error, BackupError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):
         report.send({"error": message})
 

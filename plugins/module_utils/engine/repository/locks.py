@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Iterator
 
-from ..errors import LockedError
+from ..errors import LockedError, naming
 from ..paths import hand_over
 
 _PATIENCE = 0.5
@@ -32,8 +32,9 @@ def locked_file(path: Path, what: str) -> Iterator[None]:
         if not _try(descriptor, fcntl.LOCK_EX):
             holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise LockedError(f"{what} is in use by process {holder}; try again when it has finished")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        with naming(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         yield
     finally:
         os.close(descriptor)

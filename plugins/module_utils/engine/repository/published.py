@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import ContextManager, Iterator
 
-from ..errors import CorruptError, NotFoundError
+from ..errors import CorruptError, NotFoundError, naming
 from ..paths import open_below
 from . import locks
 from . import manifest as manifests
@@ -98,7 +98,7 @@ class PublishedBackup:
 
     def _content(self, directory: int, name: str) -> bytes:
         descriptor = self._open(directory, name)
-        with os.fdopen(descriptor, "rb") as file:
+        with naming(self.path / name), os.fdopen(descriptor, "rb") as file:
             data = file.read(_LARGEST_MANIFEST + 1)
         if len(data) > _LARGEST_MANIFEST:
             raise CorruptError(f"{name} is larger than {_LARGEST_MANIFEST} bytes")

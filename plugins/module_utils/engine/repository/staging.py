@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Iterator, List
 
-from ..errors import BackupError, CorruptError
+from ..errors import BackupError, CorruptError, naming
 from ..interrupts import end_of_work, held_back
 from ..paths import fsync_directory, hand_over, make_directories
 from ..stream.compression import SUFFIXES, Compression
@@ -80,10 +80,11 @@ class Staging:
             (manifests.FILE_NAME, data),
             (manifests.CHECKSUMS_NAME, manifests.checksums(manifest, data)),
         ):
-            writer = FileWriter(_create(self.path / name))
-            writer.write(content)
-            writer.close()
-        for directory, _unused, _unused in os.walk(self.path):
+            with naming(self.path / name):
+                writer = FileWriter(_create(self.path / name))
+                writer.write(content)
+                writer.close()
+        for directory, _unused, _unused in os.walk(self.path, onerror=_raise):
             fsync_directory(Path(directory))
         if PublishedBackup(self.path).read() != manifest:
             raise CorruptError("%s does not read back as it was written" % (self.path / manifests.FILE_NAME))
@@ -114,6 +115,10 @@ def working_directory(path: Path) -> Iterator[Path]:
         if made:
             with held_back():
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _create(path: Path) -> int:

@@ -9,6 +9,7 @@ Lives in state.json beside the backups, replaced as a whole. It informs; nothing
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from ..decoding import DecodingError, decode, encode
+from ..errors import naming
 from ..paths import fsync_directory, hand_over
 
 FILE_NAME = "state.json"
@@ -65,15 +67,21 @@ def write(directory: Path, state: State) -> None:
     """Replace the state of the job in this directory, durably."""
     # The caller holds the directory, so one name is enough, and what a killed run left is written over.
     aside = directory / f".{FILE_NAME}.new"
-    descriptor = os.open(str(aside), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write((json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        hand_over(aside)
+        with naming(aside):
+            _write_new(aside, (json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
         aside.replace(directory / FILE_NAME)
     except BaseException:
-        aside.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
         raise
     fsync_directory(directory)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        hand_over(path)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)

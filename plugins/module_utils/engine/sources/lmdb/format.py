@@ -17,7 +17,7 @@ import struct
 from pathlib import Path
 from typing import List, Optional
 
-from ...errors import SourceError
+from ...errors import SourceError, naming
 
 _MAGIC = 0xBEEFC0DE
 _META_OFFSET = 16
@@ -67,7 +67,8 @@ def read_metas(data: Path) -> List[Meta]:
     """
     descriptor = _open(data)
     try:
-        head = _stable_head(descriptor)
+        with naming(data):
+            head = _stable_head(descriptor)
         # The size after the meta: data pages reach the file before the meta page that speaks of them.
         size = os.fstat(descriptor).st_size
     finally:
@@ -88,7 +89,8 @@ def lock_version(lock: Path) -> Optional[int]:
     except FileNotFoundError:
         return None
     try:
-        head = os.pread(descriptor, 8, 0)
+        with naming(lock):
+            head = os.pread(descriptor, 8, 0)
     finally:
         os.close(descriptor)
     if len(head) < 8:
