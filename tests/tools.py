@@ -21,6 +21,8 @@ import lmdb
 CHECKOUT = Path(__file__).resolve().parent.parent
 DBBACKUP = CHECKOUT / "bin/dbbackup.py"
 NOBODY = 65534
+# What Ansible adds to the result of any module that returns a path, once the path is there.
+OF_THE_PATH = {"gid", "group", "mode", "owner", "size", "state", "uid"}
 
 Content = dict[str, list[tuple[bytes, bytes]]]
 
@@ -236,3 +238,52 @@ def give_away(directory: Path) -> None:
     for parent in directory.parents:
         if not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
+
+
+@dataclass
+class Ansible:
+    """ansible and ansible-playbook of the checkout, with files of their own in home."""
+
+    home: Path
+
+    def run(self, program: str, *arguments: str | Path, **environ: str) -> Done:
+        """Run one of Ansible's programs in the checkout, as its users do."""
+        settings = {
+            "ANSIBLE_HOME": str(self.home),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "json",
+            **environ,
+        }
+        command = [str(Path(sys.executable).parent / program), *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            cwd=CHECKOUT,
+            env={**os.environ, **settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        result = Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in result.stdout + result.stderr, result
+        return result
+
+    def module(self, name: str, /, *options: str, **parameters: Any) -> dict[str, Any]:
+        """What a module returns on this host."""
+        done = self.run("ansible", "localhost", "-m", name, "-a", json.dumps(parameters), *options)
+        result: dict[str, Any] = done.json["plays"][0]["tasks"][0]["hosts"]["localhost"]
+        assert bool(result.get("failed")) == (done.code != 0), done
+        return {
+            key: result[key]
+            for key in result.keys() - OF_THE_PATH - {"action", "invocation"}
+            if not key.startswith("_")
+        }
+
+    def failure(self, name: str, /, *options: str, **parameters: Any) -> dict[str, Any]:
+        """What a module returns that must fail: one sentence, and the exit code of the command dbbackup."""
+        result = self.module(name, *options, **parameters)
+        assert result["failed"], result
+        assert "\n" not in result["msg"], result
+        assert "MODULE FAILURE" not in result["msg"], result
+        return result

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.embedded.db_backup.tests.tools import Command
+from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
+from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command
 
 
 @pytest.fixture
@@ -20,6 +22,19 @@ def dbbackup(tmp_path: Path) -> Command:
 def repository(dbbackup: Command) -> Path:
     """The directory in which that command keeps backups; it does not exist before the first one."""
     return dbbackup.repository
+
+
+@pytest.fixture
+def ansible(tmp_path_factory: pytest.TempPathFactory) -> Ansible:
+    """The programs of Ansible."""
+    return Ansible(tmp_path_factory.mktemp("ansible"))
+
+
+@pytest.fixture(scope="module")
+def saboteur() -> Iterator[Saboteur]:
+    """Runs dbbackup with faults, or as another user."""
+    with Saboteur() as server:
+        yield server
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

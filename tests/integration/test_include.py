@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import backup
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import tree
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.stages import Bytes, Stage
 from ansible_collections.embedded.db_backup.tests.tools import (
     Command,
+    as_ordinary_user,
     bytes_of,
     content_of,
     make_environment,
@@ -333,3 +336,30 @@ def test_what_vanishes_meanwhile_is_left_out(root: Path, tmp_path: Path, vanishi
         # It was open already, and was read to its end.
         assert left.pop("large") == b"1" * LARGE
     assert set(left) - {"z"} == set(bytes_of(root / "media")) - {"z"}
+
+
+def test_a_file_that_changes_and_then_vanishes_is_counted_or_left_out(root: Path, tmp_path: Path) -> None:
+    large = root / "media/large"
+
+    def change_then_vanish() -> None:
+        large.write_bytes(b"2" * LARGE)
+        large.unlink()
+
+    witness = Witness(LARGE // 2, change_then_vanish)
+    included, warnings = tree.write(witness, root, ["media"])
+    tree.check(witness.archive(), included)
+    tree.unpack(witness.archive(), included, {"media": tmp_path / "media"}, None, None)
+    is_there = (tmp_path / "media/large").exists()
+    assert included[0].files == 2 + is_there
+    assert any("media/large" in warning for warning in warnings) == is_there
+
+
+def test_a_file_that_may_not_be_read_is_named(root: Path, tmp_path: Path) -> None:
+    make_environment(root)
+    (root / "media/large").chmod(0)
+    job = {"name": "kg", "type": "lmdb", "path": str(root), "include": ["media"]}
+    job["repository"] = str(tmp_path / "repository")
+    (tmp_path / "repository").mkdir()
+    answer = as_ordinary_user(lambda: backup.back_up(jobs.parse(job)), tmp_path)
+    assert str(root / "media/large") in answer
+    assert "cannot be read" in answer or "Permission denied" in answer

@@ -169,6 +169,18 @@ class TestInPlace:
             assert content_of(path) == content[number]
         assert [content_of(Path(aside)) for aside in asides] == [content[2], content[0], content[1]]
 
+    def test_a_linked_directory_is_where_its_link_points(self, dbbackup: Command, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        path = tmp_path / "environment"
+        path.symlink_to("disk")
+        content = make_environment(path)
+        dbbackup.job("kg", path)
+        dbbackup.ok("run", "kg")
+        (path / "data.mdb").write_bytes(b"damaged")
+        dbbackup.ok("restore", "kg", "--force")
+        assert path.is_symlink()
+        assert content_of(tmp_path / "disk") == content
+
 
 class TestElsewhere:
     def test_single_file_gets_the_name_that_is_wanted(self, dbbackup: Command, tmp_path: Path) -> None:
