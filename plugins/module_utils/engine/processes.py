@@ -27,6 +27,7 @@ from .errors import BackupError, SourceError, sentence
 from .stream.stages import CHUNK, write_all
 
 _F_SETPIPE_SZ = 1031
+_PIPE_SIZE = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _EXIT_REPORTED = 3
 
@@ -207,7 +208,7 @@ def _keep_open(*wanted: int) -> None:
 def _enlarge(pipe: int) -> None:
     """A larger pipe saves switches between the two processes; the system's limit may forbid it."""
     with contextlib.suppress(OSError):
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, CHUNK)
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_SIZE)
 
 
 def _ending(status: int) -> str:
