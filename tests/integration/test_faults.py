@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A kill, a signal or a failing disk at any system call: no bad backup, no harm to the source, the next run works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.verify import verify
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
+from ansible_collections.embedded.db_backup.tests.saboteur import Ended, Saboteur
+from ansible_collections.embedded.db_backup.tests.tools import Command, eventually, make_environment, snapshot
+
+
+class Scene:
+    """A job of two environments and other files with one good backup; and what must not change."""
+
+    def __init__(self, command: Command, source: Path, saboteur: Saboteur) -> None:
+        self.command, self.source, self.saboteur = command, source, saboteur
+        make_environment(source / "graph", 4000)
+        make_environment(source / "vector", 200)
+        (source / "media").mkdir()
+        (source / "media/picture").write_bytes(b"not a picture" * 1000)
+        command.job("kg", source, include=["media"], timeout=10)
+        self.run = command.arguments("run", "kg")[2:]
+        assert saboteur.run(self.run).code == 0
+        self.directory = command.repository / "kg"
+        (self.earlier,) = command.backups("kg")
+        self.backup_before = snapshot(self.directory / self.earlier)
+        self.source_before = without_readers(snapshot(source))
+
+    def problems(self, ended: Ended) -> list[str]:
+        """What holds no more after a run that a fault struck, each with the place of the fault."""
+        found = []
+        eventually(lambda: not self.saboteur.left_over(), "the end of all processes")
+        if without_readers(snapshot(self.source)) != self.source_before:
+            found.append("the source was changed")
+        if snapshot(self.directory / self.earlier) != self.backup_before:
+            found.append("the earlier backup was changed")
+        found += [f"the published backup {new} is bad" for new in self.new() if not self.is_good(new)]
+        return [f"{ended.last_call}: {problem}" for problem in found]
+
+    def problems_with_the_next_run(self, ended: Ended) -> list[str]:
+        before = self.new()
+        again = self.saboteur.run(self.run)
+        found = [] if again.code == 0 else [f"the next run: {again.code} {again.stderr}"]
+        if len(self.new()) != len(before) + 1:
+            found.append("the next run made no backup")
+        found += [f"the next run left {name}" for name in self.leftovers()]
+        self.forget_new()
+        return [f"{ended.last_call}: {problem}" for problem in found]
+
+    def unclean(self, ended: Ended, code: int) -> list[str]:
+        """What a run that met a fault did not tell, or left; one that could live with the fault made a backup."""
+        if ended.code == 0:
+            found = [] if len(self.new()) == 1 else ["exit code 0 without a backup"]
+            found += [f"published without {step}" for step in self.missing_syncs(ended)]
+        else:
+            found = [] if ended.code == code else [f"exit code {ended.code}"]
+            found += [] if is_one_sentence(ended.stderr) else [f"said {ended.stderr!r}"]
+            found += ["published a backup although it failed"] * len(self.new())
+        found += [f"left {name}" for name in self.leftovers()]
+        return [f"{ended.last_call}: {problem}" for problem in found]
+
+    def missing_syncs(self, ended: Ended) -> list[str]:
+        """What a run that published was to make durable before its rename, and after it, and did not."""
+        calls = [call.removesuffix(" !") for call in ended.calls[0]]
+        (renamed,) = [call for call in calls if call.startswith("rename ")]
+        (new,) = self.new()
+        staged = Path(renamed.removeprefix("rename "))
+        wanted = [staged / path.relative_to(self.directory / new) for path in (self.directory / new).rglob("*")]
+        before, after = calls[: calls.index(renamed)], calls[calls.index(renamed) :]
+        missing = [f"fsync {path}" for path in [staged, *wanted] if f"fsync {path}" not in before]
+        return missing + ([] if f"fsync {self.directory}" in after else [f"fsync {self.directory}"])
+
+    def new(self) -> list[str]:
+        return [backup for backup in self.command.backups("kg") if backup != self.earlier]
+
+    def forget_new(self) -> None:
+        for new in self.new():
+            shutil.rmtree(self.directory / new)
+
+    def leftovers(self) -> list[str]:
+        expected = {".lock", "state.json", *self.command.backups("kg")}
+        return sorted(entry.name for entry in self.directory.iterdir() if entry.name not in expected)
+
+    def is_good(self, backup: str) -> bool:
+        try:
+            return verify(Repository(self.command.repository).job("kg"), backup, remember=False).opened
+        except BackupError:
+            return False
+
+
+@pytest.fixture
+def scene(saboteur: Saboteur) -> Iterator[Scene]:
+    """In memory where that is possible: a thousand runs that wait for a disk take long."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with TemporaryDirectory(dir=place) as directory:
+        command = Command(Path(directory, "repository"), Path(directory, "jobs.d"))
+        yield Scene(command, Path(directory, "source"), saboteur)
+
+
+def is_one_sentence(said: str) -> bool:
+    """Not one that only repeats what the system says, without a place."""
+    return re.fullmatch(r"dbbackup: .+\n", said) is not None and not re.fullmatch(r"dbbackup: \[Errno [^']*\n", said)
+
+
+def without_readers(found: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """A snapshot in which the content and time of lock files do not count: every reader notes itself there."""
+    return {path: entry[:3] if path.endswith("lock.mdb") else entry for path, entry in found.items()}
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_call_leaves_no_harm(scene: Scene) -> None:
+    struck, problems = [], []
+    for _, ended in scene.saboteur.every(scene.run, "SIGKILL"):
+        struck.append(ended.last_call)
+        assert ended.code == -9
+        problems += scene.problems(ended) + scene.problems_with_the_next_run(ended)
+    assert not problems, "\n".join(problems)
+    assert_every_stage(struck)
+    assert any(call.startswith("rename ") for call in struck)
+
+
+def test_what_is_published_is_durable(scene: Scene) -> None:
+    ended = scene.saboteur.run(scene.run)
+    assert ended.code == 0
+    assert scene.missing_syncs(ended) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
+@pytest.mark.parametrize("action", ["EIO", "ENOSPC"])
+def test_a_failing_disk_at_any_call_is_told_in_one_sentence(scene: Scene, action: str, for_ever: bool) -> None:
+    struck, problems = strike_everywhere(scene, action, 1, for_ever=for_ever)
+    assert not problems, "\n".join(problems)
+    assert_every_stage(struck)
+
+
+@pytest.mark.slow
+def test_sigterm_at_any_call_ends_the_run_cleanly(scene: Scene) -> None:
+    struck, problems = strike_everywhere(scene, "SIGTERM", 130)
+    assert not problems, "\n".join(problems)
+    assert_every_stage(struck)
+
+
+@pytest.mark.parametrize("process", [1, 2, 3, 4], ids=["copy", "second copy", "walk", "second walk"])
+def test_a_killed_child_fails_the_run(scene: Scene, process: int) -> None:
+    struck, problems = strike_everywhere(scene, "SIGKILL", 1, process=process)
+    assert not problems, "\n".join(problems)
+    assert struck
+
+
+def strike_everywhere(scene: Scene, action: str, code: int, **options: Any) -> tuple[list[str], list[str]]:
+    """Where the fault struck, and what was wrong then; each run has to end with the code."""
+    struck: list[str] = []
+    problems: list[str] = []
+    for _, ended in scene.saboteur.every(scene.run, action, **options):
+        struck.append(ended.last_call)
+        problems += scene.unclean(ended, code) + scene.problems(ended)
+        if len(struck) % 10 == 0:
+            problems += scene.problems_with_the_next_run(ended)
+        scene.forget_new()
+    return struck, problems
+
+
+def assert_every_stage(calls: list[str]) -> None:
+    """The calls reach from the lock to the last note in the state."""
+    stages = ["/.lock", "graph/data.mdb.zst", "vector/data.mdb.zst", "include.tar.zst", ".scratch-", "manifest.json"]
+    for stage in [*stages, "SHA256SUMS", "fsync", "state.json"]:
+        assert any(stage in call for call in calls), f"nothing struck at {stage}"
