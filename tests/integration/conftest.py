@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +34,3 @@ def saboteur() -> Iterator[Saboteur]:
     """Runs dbbackup with faults, or as another user."""
     with Saboteur() as server:
         yield server
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("root") and os.geteuid() != 0:
-        pytest.skip("needs root: run the tests as root, or in a container as root, to include it")
