@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
@@ -34,3 +37,24 @@ def saboteur() -> Iterator[Saboteur]:
     """Runs dbbackup with faults, or as another user."""
     with Saboteur() as server:
         yield server
+
+
+@contextmanager
+def directory_in_memory() -> Iterator[Path]:
+    """In memory where that is possible: a thousand runs that wait for a disk take long."""
+    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory in memory."""
+    with directory_in_memory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def memory_of_module() -> Iterator[Path]:
+    """A directory in memory for all tests of a module."""
+    with directory_in_memory() as directory:
+        yield directory

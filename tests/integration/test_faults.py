@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -99,12 +96,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(saboteur: Saboteur) -> Iterator[Scene]:
-    """In memory where that is possible: a thousand runs that wait for a disk take long."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with TemporaryDirectory(dir=place) as directory:
-        command = Command(Path(directory, "repository"), Path(directory, "jobs.d"))
-        yield Scene(command, Path(directory, "source"), saboteur)
+def scene(memory: Path, saboteur: Saboteur) -> Scene:
+    return Scene(Command(memory / "repository", memory / "jobs.d"), memory / "source", saboteur)
 
 
 def is_one_sentence(said: str) -> bool:
