@@ -45,7 +45,9 @@ options:
     elements: str
     default: []
   timeout:
-    description: Seconds without a sign of life after which the child process is ended and the backup fails.
+    description:
+      - Seconds without a sign of life after which the child process is ended and the backup fails.
+      - A copy that is not O(compact) begins when the write transaction under way has ended; allow for the longest.
     type: int
     default: 60
 requirements:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -76,8 +77,10 @@ def make_directories(path: Path, mode: int = 0o700) -> List[Path]:
         missing.insert(0, path)
         path = path.parent
     for directory in missing:
-        directory.mkdir(mode)
-        hand_over(directory)
+        # Another process may make it at the same moment.
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode)
+            hand_over(directory)
         fsync_directory(directory.parent)
     return missing
 

@@ -12,7 +12,6 @@ module the package is in an archive that the owner of the data may not read.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -20,6 +19,7 @@ import pwd
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Type
 
@@ -28,8 +28,10 @@ from .stream.stages import CHUNK, write_all
 
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
-_PR_SET_PDEATHSIG = 1
 _EXIT_REPORTED = 3
+_PATIENCE = 2.0
+_GRACE = 5.0
+_PAUSE = 0.02
 
 
 class Owner(NamedTuple):
@@ -85,25 +87,37 @@ class Child:
         self._output, output = os.pipe()
         self._reports, reports = os.pipe()
         _enlarge(output)
-        parent = os.getpid()
+        # Nobody writes to it: its end tells that this process is gone.
+        life, self._life = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            _run_in_child(function, Report(reports, output), parent, owner, directory)
-        os.close(output)
-        os.close(reports)
+            _run_in_child(function, Report(reports, output), life, owner, directory)
+        for descriptor in (output, reports, life):
+            os.close(descriptor)
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status is None:
-            try:
-                os.killpg(self._pid, signal.SIGKILL)
-            except ProcessLookupError:
-                os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-        os.close(self._output)
-        os.close(self._reports)
+        # Without a reader it fails at its next write and closes its database; what does not is killed.
+        for descriptor in (self._output, self._reports, self._life):
+            os.close(descriptor)
+        deadline = time.monotonic() + _PATIENCE
+        while self._status is None:
+            ended, status = os.waitpid(self._pid, os.WNOHANG)
+            if ended:
+                self._status = status
+            elif time.monotonic() > deadline:
+                self._kill()
+            else:
+                time.sleep(_PAUSE)
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self._pid, signal.SIGKILL)
+        except ProcessLookupError:
+            os.kill(self._pid, signal.SIGKILL)
+        self._status = os.waitpid(self._pid, 0)[1]
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes the child writes, until it ends its output. A chunk is valid until the next is asked for."""
@@ -139,14 +153,14 @@ class Child:
     def _wait_for(self, descriptor: int) -> None:
         waiting = select.poll()
         waiting.register(descriptor, select.POLLIN)
-        if not waiting.poll(self._timeout * 1000):
+        if not waiting.poll(int(self._timeout * 1000)):
             raise self._failing(f"{self._what} gave no sign of life for {self._timeout:g} seconds and was ended")
 
 
 def _run_in_child(
     function: Callable[[Report], Any],
     report: Report,
-    parent: int,
+    life: int,
     owner: Optional[Owner],
     directory: Optional[Path],
 ) -> NoReturn:
@@ -155,13 +169,14 @@ def _run_in_child(
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        _keep_open(report.output, report.descriptor)
+        _keep_open(report.output, report.descriptor, life)
         if directory:
             # Entered while still root: the owner of the data may be unable to pass the directories above it.
             os.chdir(directory)
         if owner and os.geteuid() == 0 and owner.uid != 0:
             _become(owner)
-        _die_with(parent)
+        _guard(life)
+        _keep_open(report.output, report.descriptor)
         result = function(report)
         os.close(report.output)
         report.send({"result": result})
@@ -190,12 +205,21 @@ def _become(owner: Owner) -> None:
     os.setuid(owner.uid)
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process with its parent, who may be killed at any moment."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(_EXIT_REPORTED)
+def _guard(life: int) -> None:
+    """Leave a process behind that ends this one and its children when the parent dies, but not at once.
+
+    A child whose parent is gone fails at its next write and so closes its database, which frees its place in the table
+    of readers. Killed, it would keep pages of a live environment from being used again. Only what hangs is killed.
+    """
+    worker = os.getpid()
+    if os.fork() != 0:
+        return
+    _keep_open(life)
+    os.read(life, 1)
+    deadline = time.monotonic() + _GRACE
+    while os.getppid() == worker and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _keep_open(*wanted: int) -> None:

@@ -25,7 +25,7 @@ from ..repository.staging import Staging
 from ..repository.state import Attempt, State, Verification
 from ..sources.base import Capture, Inspection
 from .progress import Progress, silent
-from .proof import prove
+from .proof import corruption_in, prove
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,8 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
     directory = job.directory
     directory.create()
     with directory.lock():
+        # First of all, as they may be what fills the disk.
+        directory.remove_leftovers()
         attempt = Attempt(times.to_rfc3339(times.now()), "running")
         with directory.changed_state() as state:
             state.last_attempt = attempt
@@ -79,7 +81,6 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
 
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
-    directory.remove_leftovers()
     inspection = job.source.inspect()
     previous = directory.latest_good_manifest()
     reason = _reason_to_skip(job, inspection, previous)
@@ -171,7 +172,8 @@ def _make(
 
 
 def _read_back(job: Job, staging: Staging, capture: Capture, progress: Progress) -> Origin:
-    with job.directory.scratch() as scratch:
+    what = f"the copy of {capture.origin.path} is not sound and was not published"
+    with job.directory.scratch() as scratch, corruption_in(what):
         return prove(
             PublishedBackup(staging.path),
             records=staging.records,
@@ -208,7 +210,7 @@ def _by_hand(staging: Staging) -> List[str]:
 
 
 def _reason_to_skip(job: Job, inspection: Inspection, previous: Optional[Manifest]) -> Optional[str]:
-    if not previous or job.settings.force:
+    if not previous or job.settings.force or previous.source.path != inspection.origin.path:
         return None
     age = (times.now() - times.from_rfc3339(previous.timestamp_start)).total_seconds()
     if 0 <= age < job.settings.min_age_hours * 3600:

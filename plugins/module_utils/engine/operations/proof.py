@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import List, Optional, Type
+from typing import Iterator, List, Optional, Type
 
 from ..errors import BackupError, CorruptError
 from ..paths import make_directories
@@ -49,12 +50,16 @@ def prove(
             # What was just written is to be read from the medium, not from memory.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         load_record(stored, record, compression, target, progress)
-    if not scratch:
-        return origin
+    return source.check(unpacked, origin, timeout) if scratch else origin
+
+
+@contextlib.contextmanager
+def corruption_in(what: str) -> Iterator[None]:
+    """Have a CorruptError tell what was found corrupt."""
     try:
-        return source.check(unpacked, origin, timeout)
+        yield
     except CorruptError as error:
-        raise CorruptError(f"backup {stored.id}: {error}") from error
+        raise CorruptError(f"{what}: {error}") from error
 
 
 def load_record(
@@ -78,9 +83,9 @@ def load_record(
         if target:
             target.abandon()
         if isinstance(error, CorruptError):
-            raise CorruptError(f"backup {stored.id}: {record.repo_path}: {error}") from error
+            raise CorruptError(f"{record.repo_path}: {error}") from error
         if isinstance(error, OSError):
-            raise BackupError(f"cannot unpack {record.repo_path} of backup {stored.id}: {error.strerror}") from error
+            raise BackupError(f"cannot unpack {record.repo_path}: {error.strerror}") from error
         raise
 
 

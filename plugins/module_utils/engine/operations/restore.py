@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
 
 from ..errors import RestoreError, UsageError
+from ..interrupts import end_of_work, held_back
 from ..paths import is_directory
 from ..repository import locks
 from ..repository.manifest import FileRecord, Manifest
@@ -26,7 +27,7 @@ from ..sources.base import Restoration, Source
 from ..sources.registry import source_of
 from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
 from .progress import Progress, silent
-from .proof import create, load_record
+from .proof import corruption_in, create, load_record
 from .swap import Swap, holds_anything
 
 _TIMEOUT = 60
@@ -140,11 +141,12 @@ class _Restore:
             with Swap() as swap:
                 self._give(swap.make_directory(self.plan.root), None)
                 with locks.locked_directory(self.plan.root, str(self.plan.root)):
-                    self._stage(swap)
+                    with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
+                        self._stage(swap)
                     self.source.refuse_in_use(self.plan)
                     for lock in self.plan.stale:
                         swap.discard(self.plan.root / lock)
-                    return swap.commit()
+                    return _commit(swap)
         except OSError as error:
             raise RestoreError(f"cannot restore to {self.plan.root}: {error}; what was there is unchanged") from error
 
@@ -220,6 +222,14 @@ class _Restore:
 
     def _mode(self, record: FileRecord) -> int:
         return self.request.mode if self.request.mode is not None else record.mode & 0o777
+
+
+def _commit(swap: Swap) -> List[Path]:
+    """Swap to the end or undo all: a signal takes effect before or after, never in between."""
+    with held_back():
+        aside = swap.commit()
+        end_of_work()
+        return aside
 
 
 def _has_content(path: Path, record: FileRecord) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import List, NamedTuple
 
 from .. import times
+from ..interrupts import held_back
 from ..paths import fsync_directory, is_directory
 
 _PREFIX = "."
@@ -41,7 +42,8 @@ class Swap:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._undo.close()
+        with held_back():
+            self._undo.close()
 
     def make_directory(self, path: Path) -> List[Path]:
         """Create a directory and those above it where they are missing; returns the new ones."""

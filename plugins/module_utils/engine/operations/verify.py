@@ -19,7 +19,7 @@ from ..repository.repository import JobDirectory
 from ..repository.state import Attempt, Verification
 from ..sources.registry import source_of
 from .progress import Progress, silent
-from .proof import prove
+from .proof import corruption_in, prove
 
 _TIMEOUT = 60
 
@@ -78,6 +78,7 @@ def _prove(directory: JobDirectory, backup: PublishedBackup, manifest: Manifest,
     backup.check_sizes(manifest)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(directory.scratch()) if source.can_check() else None
+        stack.enter_context(corruption_in(f"backup {backup.id} of job {backup.job}"))
         prove(
             backup,
             records=manifest.files,

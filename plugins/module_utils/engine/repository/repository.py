@@ -79,10 +79,11 @@ class JobDirectory:
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind; directories that somebody holds stay."""
-        for entry in sorted(self.path.iterdir()):
-            ours = entry.name.startswith((STAGING_PREFIX, _SCRATCH_PREFIX))
-            if ours and is_directory(entry) and locks.is_dead(entry):
-                shutil.rmtree(entry)
+        with locks.briefly_locked(self.path):
+            names = [name for name in os.listdir(self.path) if name.startswith((STAGING_PREFIX, _SCRATCH_PREFIX))]
+            dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
+        for name in dead:
+            shutil.rmtree(self.path / name)
 
     def backups(self) -> List[PublishedBackup]:
         """All backups, newest first. A directory without a manifest is none."""

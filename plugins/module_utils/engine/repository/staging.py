@@ -103,18 +103,19 @@ class Staging:
 @contextlib.contextmanager
 def working_directory(path: Path) -> Iterator[Path]:
     """A private directory that is gone afterwards, unless it was renamed; held, so that it is known to be in use."""
-    made = False
-    try:
-        with held_back():
+    with contextlib.ExitStack() as stack:
+        # The directory above is held meanwhile: else a run could take the new one for the leftover of a killed one.
+        with held_back(), locks.briefly_locked(path.parent):
             path.mkdir(0o700)
-            made = True
+            stack.callback(_remove, path)
             hand_over(path)
-        with locks.locked_directory(path, str(path)):
-            yield path
-    finally:
-        if made:
-            with held_back():
-                shutil.rmtree(path, ignore_errors=True)
+            stack.enter_context(locks.locked_directory(path, str(path)))
+        yield path
+
+
+def _remove(path: Path) -> None:
+    with held_back():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _raise(error: OSError) -> None:

@@ -28,6 +28,10 @@ _TRIES = 10
 
 # magic, data version, fixed address, map size; free and main database of 48 bytes each; last page, transaction id
 _META = struct.Struct("<II Q Q 48s 48s Q Q")
+DESCRIPTION_SIZE = 48
+_NO_PAGE = (1 << 64) - 1
+_KNOWN_FLAGS = 0x7F
+_DEEPEST = 64
 # page size (in the free database only), flags, depth, branch, leaf, overflow pages, entries, root
 _DATABASE = struct.Struct("<I H H Q Q Q Q Q")
 
@@ -80,6 +84,16 @@ def read_metas(data: Path) -> List[Meta]:
     if size < metas[0].used_size:
         raise SourceError(f"{data} is truncated: it has {size} bytes and its own header speaks of {metas[0].used_size}")
     return metas
+
+
+def describes_database(value: bytes) -> bool:
+    """Whether a record of the main database can be the description of a named one (struct MDB_db)."""
+    pad, flags, depth, branch, leaf, _overflow, entries, root = _DATABASE.unpack(value)
+    if flags & ~_KNOWN_FLAGS or depth > _DEEPEST or pad > _LARGEST_PAGE:
+        return False
+    if root == _NO_PAGE:
+        return not (depth or branch or leaf or entries)
+    return bool(depth > 0 and leaf > 0 and entries > 0 and root > 1)
 
 
 def lock_version(lock: Path) -> Optional[int]:

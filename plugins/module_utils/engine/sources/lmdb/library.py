@@ -23,14 +23,13 @@ from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, cast
 from ...errors import CorruptError, SourceError
 from ...optional import optional_module
 from ...processes import Report
-from .format import read_metas
+from .format import DESCRIPTION_SIZE, describes_database, read_metas
 
 lmdb = optional_module("lmdb")
 
 # More records than this in the main database are data of the application, not the names of databases: looking
 # through them all would hold the reader of a live environment for long.
 _MOST_NAMED = 10_000
-_DESCRIPTION_SIZE = 48
 _BATCH = 1_000
 
 
@@ -98,48 +97,55 @@ def can_read() -> bool:
 
 def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
     try:
-        with _opened(Path(place.data), place.subdir, locked, _MOST_NAMED if compact else 0) as (environment, handles):
-            if not compact:
-                # The copy takes a transaction of its own, whose number stands in the copy itself.
-                environment.copyfd(report.output, False)
-                return {}
-            with _begin(environment) as transaction:
-                known = _describe(transaction, handles, Path(place.data))
-                try:
-                    environment.copyfd(report.output, True, transaction)
-                    return known
-                except TypeError:
-                    # py-lmdb on the system's liblmdb cannot copy out of a given transaction.
-                    environment.copyfd(report.output, True)
-                    return {}
+        try:
+            return _copy_opened(report, place, compact, locked)
+        except lmdb.ReadersFullError:
+            _free_dead_readers(place)
+            return _copy_opened(report, place, compact, locked)
     except lmdb.Error as error:
         raise SourceError(_explain(place, error)) from error
+
+
+def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
+    with _opened(Path(place.data), place.subdir, locked, _MOST_NAMED if compact else 0) as (environment, handles):
+        if not compact:
+            # The copy takes a transaction of its own, whose number stands in the copy itself.
+            environment.copyfd(report.output, False)
+            return {}
+        with environment.begin(buffers=True) as transaction:
+            known = _describe(transaction, handles, Path(place.data))
+            try:
+                environment.copyfd(report.output, True, transaction)
+                return known
+            except TypeError:
+                # py-lmdb on the system's liblmdb cannot copy out of a given transaction.
+                environment.copyfd(report.output, True)
+                return {}
+
+
+def _free_dead_readers(place: Place) -> None:
+    """Have mdb_stat free the slots of readers that ended without a word; py-lmdb needs a free one just to open."""
+    if shutil.which("mdb_stat"):
+        path = ["."] if place.subdir else ["-n", place.data]
+        subprocess.run(["mdb_stat", "-rr", *path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def _describe(transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
     txnid = transaction.id()
     meta = next((meta for meta in read_metas(data) if meta.txnid == txnid), None)
     databases = None
-    if handles is not None:
+    # Named databases may have come and gone since the handles were opened.
+    if handles is not None and {_text(name) for name in _names(transaction)} == set(handles) - {None}:
         databases = [{"name": name, "entries": transaction.stat(handle)["entries"]} for name, handle in handles.items()]
     return {"txnid": txnid, "fingerprint": meta.fingerprint if meta else None, "databases": databases}
-
-
-def _begin(environment: Any) -> Any:
-    """A read transaction; slots of dead readers are freed only when no other is left."""
-    try:
-        return environment.begin(buffers=True)
-    except lmdb.ReadersFullError:
-        environment.reader_check()
-        return environment.begin(buffers=True)
 
 
 def _explain(place: Place, error: Exception) -> str:
     path = os.path.join(os.getcwd(), place.data)
     if isinstance(error, lmdb.ReadersFullError):
-        return (
-            f"the reader table of {path} is full: close a reader, or let the application open it with more max_readers"
-        )
+        if not shutil.which("mdb_stat"):
+            return f"the reader table of {path} is full; install lmdb-utils, which can free the slots of dead readers"
+        return f"the reader table of {path} is full; close a reader, or let the application allow for more of them"
     if isinstance(error, lmdb.LockError) or "Permission denied" in str(error):
         return f"{path} and its {place.lock} cannot be opened by user {os.geteuid()}: {error}"
     return f"{path} cannot be copied: {error}"
@@ -158,35 +164,41 @@ def _opened(data: Path, subdir: bool, locked: bool, most_named: int) -> Iterator
         # What may grow while it is open needs the whole map; a copy only what it has.
         "map_size": max(meta.map_size, meta.used_size) if locked else meta.used_size,
     }
-    if meta.main_entries > most_named:
-        with lmdb.open(**arguments) as environment:
-            yield environment, None
-        return
     with lmdb.open(**arguments) as environment:
-        candidates = _candidates(environment)
-    with lmdb.open(max_dbs=max(1, len(candidates)), **arguments) as environment:
-        yield environment, _handles(environment, candidates)
+        if locked:
+            # A reader that was killed keeps its place in the table, and freed pages from being used again.
+            environment.reader_check()
+        if meta.main_entries > most_named:
+            yield environment, None
+            return
+        with environment.begin(buffers=True) as transaction:
+            names = _names(transaction)
+    with lmdb.open(max_dbs=max(1, len(names)), **arguments) as environment:
+        yield environment, _open_all(environment, names)
 
 
-def _candidates(environment: Any) -> List[bytes]:
-    """Keys of the main database that may be names: their values have the size of a database's description."""
-    with _begin(environment) as transaction:
-        return [
-            bytes(name)
-            for name, value in transaction.cursor()
-            if len(value) == _DESCRIPTION_SIZE and b"\0" not in bytes(name)
-        ]
+def _names(transaction: Any) -> List[bytes]:
+    """Keys of the main database whose values describe a database."""
+    return [
+        bytes(name)
+        for name, value in transaction.cursor()
+        if len(value) == DESCRIPTION_SIZE and describes_database(bytes(value)) and b"\0" not in bytes(name)
+    ]
 
 
-def _handles(environment: Any, candidates: List[bytes]) -> Dict[Optional[str], Any]:
-    """The main database under None, and the named ones; records that only look like one are passed over."""
+def _open_all(environment: Any, names: List[bytes]) -> Dict[Optional[str], Any]:
+    """Handles by name, the main one under None; records that only look like a description are passed over."""
     handles: Dict[Optional[str], Any] = {None: environment.open_db(None)}
-    for name in candidates:
+    for name in names:
         try:
-            handles[name.decode("utf-8", errors="backslashreplace")] = environment.open_db(name, create=False)
+            handles[_text(name)] = environment.open_db(name, create=False)
         except (lmdb.IncompatibleError, lmdb.NotFoundError):
             continue
     return handles
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", errors="backslashreplace")
 
 
 def _read_with_library(report: Report, data: Path) -> List[Database]:
@@ -226,10 +238,16 @@ def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool
             data = stack.enter_context(_without_lock(Path("/proc/self/cwd") / data))
         source = str(data.parent if place.subdir else data)
         options = ["-c"] * compact + ["-n"] * (not place.subdir)
-        done = subprocess.run(["mdb_copy", *options, source], stdout=report.output, stderr=subprocess.PIPE, check=False)
-    if done.returncode != 0:
-        message = done.stderr.decode(errors="replace").strip() or f"status {done.returncode}"
+        with _started(["mdb_copy", *options, source], report.output) as process:
+            message = cast(IO[bytes], process.stderr).read().decode(errors="replace").strip()
+    if process.returncode != 0:
+        message = message or f"status {process.returncode}"
         raise SourceError(f"{os.path.join(os.getcwd(), place.data)} cannot be copied: {message}")
+
+
+def _started(command: List[str], output: int) -> subprocess.Popen[bytes]:
+    """A program that, like this process, sees a broken pipe as an error and closes its environment."""
+    return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, restore_signals=False)
 
 
 @contextlib.contextmanager
@@ -259,8 +277,7 @@ def _read_linked(report: Report, data: Path, told: int) -> Iterator[Database]:
 
 def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str, int]]:
     """Name and number of records of each database that mdb_dump reads."""
-    command = ["mdb_dump", *options, "-n", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with _started(["mdb_dump", *options, "-n", str(data)], subprocess.PIPE) as process:
         output, errors = cast(IO[bytes], process.stdout), cast(IO[bytes], process.stderr)
         name, lines = "", 0
         for line in output:

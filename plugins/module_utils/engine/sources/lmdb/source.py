@@ -247,9 +247,17 @@ def _environment(
 
 
 def _read_copy(data: Path, name: str, timeout: float) -> List[Database]:
-    child = Child(lambda report: library.read_all(report, data), what=name, timeout=timeout, failing=CorruptError)
+    child = Child(
+        lambda report: library.read_all(report, data),
+        what="the process that reads it",
+        timeout=timeout,
+        failing=CorruptError,
+    )
     with child:
-        found = child.result()
+        try:
+            found = child.result()
+        except CorruptError as error:
+            raise CorruptError(f"{name}: {error}") from error
     return [Database(**entry) for entry in found]
 
 
