@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import backup
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
 from ansible_collections.embedded.db_backup.tests.tools import (
     Ansible,
@@ -32,9 +34,9 @@ def job(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def saved(ansible: Ansible, job: dict[str, Any]) -> dict[str, Any]:
+def saved(job: dict[str, Any]) -> dict[str, Any]:
     """What names the job in the other modules, once it has a backup."""
-    ansible.module("lmdb_backup", **job)
+    backup.back_up(jobs.parse({"type": "lmdb", **job}))
     return {"name": job["name"], "repository": job["repository"]}
 
 
@@ -249,9 +251,9 @@ class TestRestore:
 class TestInfo:
     def test_jobs_and_backups(self, ansible: Ansible, job: dict[str, Any], saved: dict[str, Any]) -> None:
         ansible.module("lmdb_backup", **{**job, "name": "another"}, verify=False)
-        jobs = ansible.module(f"{COLLECTION}.backup_info", repository=saved["repository"])["jobs"]
-        assert [entry["name"] for entry in jobs] == ["another", "kg"]
-        another, kg = jobs
+        told = ansible.module(f"{COLLECTION}.backup_info", repository=saved["repository"])["jobs"]
+        assert [entry["name"] for entry in told] == ["another", "kg"]
+        another, kg = told
         assert (kg["count"], len(kg["backups"])) == (1, 1)
         assert kg["repo_size"] == kg["backups"][0]["repo_size"] == stored_file(saved).stat().st_size
         assert kg["backups"][0]["status"] == "complete"
