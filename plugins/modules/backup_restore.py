@@ -143,7 +143,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
 
 def mode_bits(mode: Any) -> Optional[int]:
     """Octal digits as text, or the number that YAML made of them."""
-    if mode is None or isinstance(mode, int):
+    if mode is None or (isinstance(mode, int) and not isinstance(mode, bool)):
         return mode
     try:
         return int(str(mode), 8)

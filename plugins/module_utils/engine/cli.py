@@ -108,7 +108,8 @@ def _restore_text(result: restore.Restored, options: argparse.Namespace) -> str:
     if not result.changed:
         return f"{options.job}: {result.destination} already holds backup {result.backup['id']}"
     verb = "would restore" if options.dry_run else "restored"
-    lines = [f"{options.job}: {verb} backup {result.backup['id']} to {result.destination}"]
+    lines = [f"warning: {warning}" for warning in result.warnings]
+    lines += [f"{options.job}: {verb} backup {result.backup['id']} to {result.destination}"]
     lines += [f"  in place: {path}" for path in result.files]
     lines += [f"  kept aside: {path}" for path in result.aside]
     lines += [
@@ -160,7 +161,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _octal(text: str) -> int:
-    return int(text, 8)
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not octal, as 0640 is") from None
 
 
 def _failed(options: argparse.Namespace, message: str, exit_code: int) -> int:

@@ -57,25 +57,29 @@ def repository_at(path: Optional[str]) -> Repository:
     return Repository(Path(path) if path else default_repository())
 
 
+def check_options(options: Dict[str, Any]) -> None:
+    """Raise UsageError for an unknown type, an option that the type does not have, or a bad name."""
+    kind = options.get("type")
+    if kind not in SOURCES:
+        raise UsageError(f"type {kind!r} is not known; this version knows {', '.join(sorted(SOURCES))}")
+    known = [field.name for field in (*dataclasses.fields(Settings), *dataclasses.fields(SOURCES[kind][1]))]
+    for key in options:
+        if key not in known:
+            raise UsageError(f"{key}: is not known{did_you_mean(str(key), known)}")
+    check_job_name(str(options.get("name") or ""))
+
+
 def parse(options: Dict[str, Any], place: str = "") -> Job:
     """Make a job of options as a job file or a module gives them. place is put before messages.
 
     Raises UsageError naming the option at fault.
     """
-    kind = options.get("type")
-    if kind not in SOURCES:
-        raise UsageError(
-            _at(place, "type {!r} is not known; this version knows {}".format(kind, ", ".join(sorted(SOURCES))))
-        )
-    source_class, options_class = SOURCES[kind]
-    common = [field.name for field in dataclasses.fields(Settings)]
-    own = [field.name for field in dataclasses.fields(options_class)]
-    for key in options:
-        if key not in common + own:
-            raise UsageError(_at(place, f"{key}: is not known{did_you_mean(key, common + own)}"))
     try:
+        check_options(options)
+        source_class, options_class = SOURCES[options["type"]]
+        common = [field.name for field in dataclasses.fields(Settings)]
         settings = decode(Settings, {key: value for key, value in options.items() if key in common})
-        specific = decode(options_class, {key: value for key, value in options.items() if key in own})
+        specific = decode(options_class, {key: value for key, value in options.items() if key not in common})
         check_job_name(settings.name)
         if settings.min_age_hours < 0:
             raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is negative")
@@ -98,7 +102,7 @@ def load(directory: Path, name: str, repository: Optional[str] = None) -> Job:
         raise NotFoundError(f"there is no job {name} in {directory}; known are: {known}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"{path} does not hold an object")

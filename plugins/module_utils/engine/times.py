@@ -48,6 +48,15 @@ def from_id(backup_id: str) -> datetime.datetime:
     return datetime.datetime.strptime(backup_id, _ID_FORMAT).replace(tzinfo=datetime.timezone.utc)
 
 
+def is_id(text: str) -> bool:
+    """Whether the text is the id of a backup."""
+    try:
+        from_id(text)
+    except ValueError:
+        return False
+    return True
+
+
 def age_in_words(seconds: float) -> str:
     """An age for a table: 42 s, 17 min, 5 h, 12 d."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):

@@ -84,6 +84,7 @@ def _backup(backup: PublishedBackup, state: State) -> BackupInfo:
     verified = state.verified.get(backup.id)
     try:
         manifest = backup.manifest()
+        backup.check_sizes(manifest)
     except (CorruptError, OSError) as error:
         return BackupInfo(backup.id, str(backup.path), "damaged", age, verified=verified, problem=str(error))
     failed = verified is not None and verified.status == "failed"

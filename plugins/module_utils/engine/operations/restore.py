@@ -15,7 +15,7 @@ import pwd
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
 
-from ..errors import RestoreError, UsageError
+from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import is_directory
 from ..repository import locks
@@ -31,6 +31,7 @@ from .proof import corruption_in, create, load_record
 from .swap import Swap, holds_anything
 
 _TIMEOUT = 60
+_LARGEST_NUMBER = (1 << 32) - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Restored:
     aside: List[Path]
     map_sizes: Dict[str, int]
     backup: Dict[str, Any]
+    warnings: List[str]
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
@@ -64,6 +66,7 @@ class Restored:
             "aside": [str(path) for path in self.aside],
             "map_sizes": self.map_sizes,
             "backup": self.backup,
+            "warnings": self.warnings,
         }
 
 
@@ -82,7 +85,9 @@ def restore(
     """
     backup = directory.backup(backup_id)
     with backup.in_use():
-        work = _Restore.prepare(backup, request, progress)
+        newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
+        warnings = [f"backup {other} is newer and damaged; this is the newest good one" for other in newer]
+        work = _Restore.prepare(backup, request, progress, warnings)
         if work.is_done():
             return work.result(False, [])
         work.refuse()
@@ -101,26 +106,33 @@ class _Restore:
     plan: Restoration
     uid: Optional[int]
     gid: Optional[int]
+    warnings: List[str]
 
     @classmethod
-    def prepare(cls, backup: PublishedBackup, request: Request, progress: Progress) -> _Restore:
+    def prepare(cls, backup: PublishedBackup, request: Request, progress: Progress, warnings: List[str]) -> _Restore:
         """Read and check everything that is small."""
         manifest = backup.manifest()
         source = source_of(manifest.engine.name)
         backup.check_sizes(manifest)
+        if os.geteuid() == 0 and request.destination is None and os.stat(backup.path).st_uid != 0:
+            # Its owner could have written any path into the manifest.
+            raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")
         # The destination itself is the administrator's choice, link or not; links inside it are not followed.
         plan = dataclasses.replace(plan, root=Path(os.path.realpath(plan.root)))
+        if request.mode is not None and not 0 <= request.mode <= 0o777:
+            raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
-        return cls(backup, request, progress, manifest, source, plan, uid, gid)
+        return cls(backup, request, progress, manifest, source, plan, uid, gid, warnings)
 
     def result(self, changed: bool, aside: List[Path]) -> Restored:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        return Restored(changed, self._destination(), files, aside, self.plan.map_sizes, self.manifest.to_json())
+        backup = self.manifest.to_json()
+        return Restored(changed, self._destination(), files, aside, self.plan.map_sizes, backup, self.warnings)
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
@@ -148,7 +160,9 @@ class _Restore:
                         swap.discard(self.plan.root / lock)
                     return _commit(swap)
         except OSError as error:
-            raise RestoreError(f"cannot restore to {self.plan.root}: {error}; what was there is unchanged") from error
+            raise RestoreError(
+                f"cannot restore to {self.plan.root}: {sentence(error)}; what was there is unchanged"
+            ) from error
 
     def _stage(self, swap: Swap) -> None:
         unpacked = {}
@@ -253,12 +267,15 @@ def _refuse_links(root: Path, target: str) -> None:
 
 
 def _number(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Optional[int]:
-    if name is None or name.isdigit():
-        return None if name is None else int(name)
+    if name is None:
+        return None
     try:
-        return look_up(name)
+        number = int(name) if name.isdigit() else look_up(name)
     except KeyError:
         raise UsageError(f"{what} {name!r} does not exist on this host") from None
+    if number > _LARGEST_NUMBER:
+        raise UsageError(f"{what} {name!r} is out of range")
+    return number
 
 
 def _user(name: str) -> int:

@@ -69,7 +69,7 @@ def briefly_locked(path: Path) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock file; looks without creating it."""
     try:
-        descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

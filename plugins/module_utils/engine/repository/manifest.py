@@ -203,6 +203,8 @@ def _check(manifest: Manifest) -> None:
         raise DecodingError("encryption: this version reads backups without encryption only")
     if manifest.backup.type != "full":
         raise DecodingError(f"backup.type: this version reads full backups only, not {manifest.backup.type!r}")
+    if manifest.status != "complete" or not manifest.files:
+        raise DecodingError("status: only complete backups with files can be read")
     for index, record in enumerate(manifest.files):
         _check_record(record, f"files[{index}]")
     for field in ("path", "repo_path"):

@@ -50,8 +50,11 @@ class PublishedBackup:
         Raises CorruptError.
         """
         for record in manifest.files:
-            with self.opened(record) as descriptor:
-                size = os.fstat(descriptor).st_size
+            try:
+                with self.opened(record) as descriptor:
+                    size = os.fstat(descriptor).st_size
+            except CorruptError as error:
+                raise CorruptError(f"backup {self.id} of job {self.job}: {error}") from error
             if size != record.repo_size:
                 raise CorruptError(
                     f"backup {self.id} of job {self.job}: "

@@ -105,7 +105,7 @@ class JobDirectory:
             if not latest:
                 raise NotFoundError(f"job {self.name} has no good backup in {self.path.parent}")
             return latest
-        if not times.ID_PATTERN.fullmatch(backup_id):
+        if not times.is_id(backup_id):
             raise UsageError(f"{backup_id!r} is not the id of a backup; an id looks like 20261121T013000Z")
         if not self._is_backup(backup_id):
             raise NotFoundError(f"job {self.name} has no backup {backup_id} in {self.path.parent}")
@@ -119,7 +119,7 @@ class JobDirectory:
             if verification and verification.status == "failed":
                 continue
             try:
-                backup.manifest()
+                backup.check_sizes(backup.manifest())
             except CorruptError:
                 continue
             return backup
@@ -144,11 +144,7 @@ class JobDirectory:
 
     def _is_backup(self, name: str) -> bool:
         path = self.path / name
-        return (
-            bool(times.ID_PATTERN.fullmatch(name))
-            and is_directory(path)
-            and os.path.lexists(path / manifests.FILE_NAME)
-        )
+        return times.is_id(name) and is_directory(path) and os.path.lexists(path / manifests.FILE_NAME)
 
 
 class Repository:
@@ -180,4 +176,7 @@ class Repository:
 
 def default_repository() -> Path:
     """Where backups go unless told: /var/backups/db-backup for root, else backups in the home directory."""
-    return Path("/var/backups/db-backup") if os.geteuid() == 0 else Path.home() / "backups"
+    try:
+        return Path("/var/backups/db-backup") if os.geteuid() == 0 else Path.home() / "backups"
+    except RuntimeError:
+        raise UsageError("this user has no home directory for backups; give a repository") from None

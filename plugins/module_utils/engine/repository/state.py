@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Dict, Optional
 
-from ..decoding import DecodingError, decode, encode
+from ..decoding import decode, encode
 from ..errors import naming
 from ..paths import fsync_directory, hand_over
 
@@ -58,9 +58,16 @@ def read(directory: Path) -> State:
     Raises OSError when it cannot be read: it may tell that a backup is damaged.
     """
     try:
-        return decode(State, json.loads((directory / FILE_NAME).read_bytes()))
-    except (FileNotFoundError, ValueError, DecodingError):
+        return decode(State, json.loads(_content(directory / FILE_NAME)))
+    except (FileNotFoundError, ValueError, RecursionError):
         return State()
+
+
+def _content(path: Path) -> bytes:
+    # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def write(directory: Path, state: State) -> None:
