@@ -13,7 +13,13 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.verify import verify
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.saboteur import Ended, Saboteur
-from ansible_collections.embedded.db_backup.tests.tools import Command, eventually, make_environment, snapshot
+from ansible_collections.embedded.db_backup.tests.tools import (
+    Command,
+    eventually,
+    make_environment,
+    snapshot,
+    without_readers,
+)
 
 
 class Scene:
@@ -103,11 +109,6 @@ def scene(memory: Path, saboteur: Saboteur) -> Scene:
 def is_one_sentence(said: str) -> bool:
     """Not one that only repeats what the system says, without a place."""
     return re.fullmatch(r"dbbackup: .+\n", said) is not None and not re.fullmatch(r"dbbackup: \[Errno [^']*\n", said)
-
-
-def without_readers(found: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """A snapshot in which the content and time of lock files do not count: every reader notes itself there."""
-    return {path: entry[:3] if path.endswith("lock.mdb") else entry for path, entry in found.items()}
 
 
 @pytest.mark.slow
