@@ -5,7 +5,7 @@
 """The engine of embedded.db_backup: captures, proves and restores embedded databases.
 
 It imports nothing from Ansible and runs on plain Python 3.8. Rooms, an arrow only downwards:
-cli and modules -> jobs -> operations -> sources, repository -> stream.
+cli and modules -> operations -> jobs -> sources -> repository -> stream.
 """
 
 from __future__ import annotations
