@@ -209,6 +209,7 @@ def test_what_cannot_be_included_is_refused(
 
 CHANGES: dict[str, Callable[[Path], Any]] = {
     "content": lambda media: (media / "plain.txt").write_text("other"),
+    "content of the same size": lambda media: (media / "large").write_bytes(os.urandom(3 << 20)),
     "size": lambda media: (media / "large").write_bytes(b"x"),
     "added": lambda media: (media / "new").write_text("new"),
     "removed": lambda media: (media / "large").unlink(),

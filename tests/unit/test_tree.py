@@ -96,8 +96,6 @@ DIRECTORY: tuple[str, dict[str, Any], bytes] = ("media", {"type": tarfile.DIRTYP
         ("media/device", {"type": tarfile.CHRTYPE}, b""),
         ("media/block", {"type": tarfile.BLKTYPE}, b""),
         ("media/pipe", {"type": tarfile.FIFOTYPE}, b""),
-        ("media/more", {}, b"a file more than told"),
-        ("media/empty", {"type": tarfile.DIRTYPE}, b""),
     ],
     ids=lambda member: f"{member[0]} {member[1].get('type', b'').decode()}",
 )
@@ -105,16 +103,31 @@ DIRECTORY: tuple[str, dict[str, Any], bytes] = ("media", {"type": tarfile.DIRTYP
 def test_what_a_stranger_packed_is_refused(
     tmp_path: Path, member: tuple[str, dict[str, Any], bytes], first: bool
 ) -> None:
-    told = [tree.Included(path="media", files=1, directories=1, size=7, fingerprint="")]
+    # The stranger has counted right.
+    told = [tree.Included(path="media", files=2, directories=1, size=7 + len(member[2]), fingerprint="")]
     members = [member, DIRECTORY, FILE] if first else [DIRECTORY, FILE, member]
-    before = bytes_of(tmp_path)
-    with pytest.raises(CorruptError):
+    with pytest.raises(CorruptError, match="have a member"):
         tree.check(packed(*members), told)
-    with pytest.raises(CorruptError):
-        tree.unpack(packed(*members), told, {"media": tmp_path / "staged"}, None, None)
-    left = {name: content for name, content in bytes_of(tmp_path).items() if not name.startswith("staged")}
-    assert left == before
-    assert all(not path.is_symlink() for path in tmp_path.rglob("*"))
+    staged = tmp_path / "deep/inside/staged"
+    with pytest.raises(CorruptError, match="have a member"):
+        tree.unpack(packed(*members), told, {"media": staged}, None, None)
+    outside = [path for path in tmp_path.rglob("*") if staged not in (path, *path.parents) and path.is_file()]
+    assert outside == []
+    assert not (tmp_path.parent / "outside").exists()
+    assert all(path.is_file() or path.is_dir() for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "member",
+    [("media/more", {}, b"a file more"), ("media/empty", {"type": tarfile.DIRTYPE}, b"")],
+    ids=["file", "directory"],
+)
+def test_more_than_told_is_refused(tmp_path: Path, member: tuple[str, dict[str, Any], bytes]) -> None:
+    told = [tree.Included(path="media", files=1, directories=1, size=7, fingerprint="")]
+    with pytest.raises(CorruptError, match="include 'media' has"):
+        tree.check(packed(DIRECTORY, FILE, member), told)
+    with pytest.raises(CorruptError, match="include 'media' has"):
+        tree.unpack(packed(DIRECTORY, FILE, member), told, {"media": tmp_path / "staged"}, None, None)
 
 
 def test_less_than_told_is_refused(tmp_path: Path) -> None:
