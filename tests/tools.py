@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DBBACKUP = CHECKOUT / "bin/dbbackup.py"
@@ -292,3 +293,25 @@ class Ansible:
         assert "\n" not in result["msg"], result
         assert "MODULE FAILURE" not in result["msg"], result
         return result
+
+
+@dataclass
+class FaultAt:
+    """Stands in for functions of os and acts at the call whose turn it is; counts all calls."""
+
+    action: Callable[[], None]
+    turn: int
+    calls: int = 0
+
+    def install(self, patch: pytest.MonkeyPatch, *names: str) -> None:
+        for name in names:
+            patch.setattr(os, name, self._wrapped(getattr(os, name)))
+
+    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def stand_in(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.turn:
+                self.action()
+            return function(*arguments, **options)
+
+        return stand_in

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
     NOBODY,
     Command,
     Content,
+    FaultAt,
     bytes_of,
     content_of,
     hide_libraries,
@@ -502,28 +503,6 @@ class TestFileSystems:
             assert bytes_of(dest) == {"data.mdb": b"precious" * 5000}
 
 
-@dataclass
-class Saboteur:
-    """Stands in for functions of os and acts at the call whose turn it is; counts all calls."""
-
-    action: Callable[[], None]
-    turn: int
-    calls: int = 0
-
-    def install(self, patch: pytest.MonkeyPatch, *names: str) -> None:
-        for name in names:
-            patch.setattr(os, name, self._wrapped(getattr(os, name)))
-
-    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def stand_in(*arguments: Any, **options: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.turn:
-                self.action()
-            return function(*arguments, **options)
-
-        return stand_in
-
-
 def fail() -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -597,15 +576,15 @@ def test_a_failure_of_any_call_is_undone(scene: Scene) -> None:
 def failed_at(scene: Scene, function: str, turn: int) -> bool | None:
     """Restore with a failure at a call; returns whether the restore failed, None when there was no such call."""
     scene.set_up()
-    saboteur = Saboteur(fail, turn)
+    fault = FaultAt(fail, turn)
     failed = False
     with pytest.MonkeyPatch.context() as patch:
-        saboteur.install(patch, function)
+        fault.install(patch, function)
         try:
             scene.restore()
         except BackupError:
             failed = True
-    return failed if saboteur.calls >= turn else None
+    return failed if fault.calls >= turn else None
 
 
 def killed_at(scene: Scene, turn: int) -> bool:
@@ -615,7 +594,7 @@ def killed_at(scene: Scene, turn: int) -> bool:
         status = 1
         try:
             with pytest.MonkeyPatch.context() as patch:
-                Saboteur(die, turn).install(patch, *CHANGES)
+                FaultAt(die, turn).install(patch, *CHANGES)
                 scene.restore()
             status = 0
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.swap import Swap, holds_anything
-from ansible_collections.embedded.db_backup.tests.tools import bytes_of
+from ansible_collections.embedded.db_backup.tests.tools import FaultAt, bytes_of
 
 FORMS: dict[str, Callable[[Path, str], Any]] = {
     "nothing": lambda _path, _text: None,
@@ -79,23 +79,19 @@ def test_new_is_in_place_and_old_is_kept(tmp_path: Path, old: str, new: str) -> 
 def test_any_failure_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, function: str
 ) -> None:
-    working = getattr(os, function)
     for turn in range(1, 20):
-        top, calls = tmp_path / f"top-{turn}", []
+        top = tmp_path / f"top-{turn}"
         set_up(top, old)
         before = bytes_of(top)
-
-        def fail_once(*arguments: Any, calls: list[int] = calls, turn: int = turn, **options: Any) -> Any:
-            calls.append(1)
-            return refuse() if len(calls) == turn else working(*arguments, **options)
-
-        monkeypatch.setattr(os, function, fail_once)
-        failed = outcome_of_swap(top, new)
+        fault = FaultAt(refuse, turn)
+        with monkeypatch.context() as patch:
+            fault.install(patch, function)
+            failed = outcome_of_swap(top, new)
         if failed is not None:
             # The failure itself, not one of undoing it.
             assert (failed, function != "link") == (errno.EPERM, True)
             assert bytes_of(top) == before, f"call {turn}"
-        if len(calls) < turn:
+        if fault.calls < turn:
             return
     pytest.fail("it never ended")
 
