@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -60,13 +61,16 @@ def repository_at(path: Optional[str]) -> Repository:
 def check_options(options: Dict[str, Any]) -> None:
     """Raise UsageError for an unknown type, an option that the type does not have, or a bad name."""
     kind = options.get("type")
-    if kind not in SOURCES:
+    if not isinstance(kind, str) or kind not in SOURCES:
         raise UsageError(f"type {kind!r} is not known; this version knows {', '.join(sorted(SOURCES))}")
     known = [field.name for field in (*dataclasses.fields(Settings), *dataclasses.fields(SOURCES[kind][1]))]
     for key in options:
         if key not in known:
             raise UsageError(f"{key}: is not known{did_you_mean(str(key), known)}")
-    check_job_name(str(options.get("name") or ""))
+    if "name" not in options:
+        raise UsageError("name: is missing")
+    if isinstance(options["name"], str):
+        check_job_name(options["name"])
 
 
 def parse(options: Dict[str, Any], place: str = "") -> Job:
@@ -80,9 +84,10 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
         common = [field.name for field in dataclasses.fields(Settings)]
         settings = decode(Settings, {key: value for key, value in options.items() if key in common})
         specific = decode(options_class, {key: value for key, value in options.items() if key not in common})
-        check_job_name(settings.name)
         if settings.min_age_hours < 0:
             raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is negative")
+        if not math.isfinite(settings.min_age_hours):
+            raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is not a number of hours")
         compression = codecs.choose(settings.compression, settings.compression_level)
         return Job(settings, source_class(specific), compression, specific.timeout)
     except (DecodingError, UsageError) as error:

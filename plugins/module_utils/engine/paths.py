@@ -11,12 +11,13 @@ import os
 import re
 import stat
 from pathlib import Path, PurePosixPath
-from typing import List
+from typing import List, Sequence
 
 from .errors import CorruptError, UsageError, naming
 
 JOB_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _LONGEST_JOB_NAME = 100
+_NO_OWNER = (1 << 32) - 1
 
 
 def check_job_name(name: str) -> str:
@@ -39,6 +40,19 @@ def is_safe_relative(path: str) -> bool:
     if any(part in ("..", ".") for part in path.split("/")):
         return False
     return path.isprintable() and "\\" not in path
+
+
+def is_owner(uid: int, gid: int) -> bool:
+    """Whether these are numbers a user and a group can have; the largest one means nobody in particular."""
+    return 0 <= uid < _NO_OWNER and 0 <= gid < _NO_OWNER
+
+
+def overlap(paths: Sequence[str]) -> bool:
+    """Whether two of the relative paths are the same, or one lies below another."""
+    known = set(paths)
+    return len(known) < len(paths) or any(
+        str(parent) in known for path in paths for parent in PurePosixPath(path).parents
+    )
 
 
 def open_below(directory: int, path: str, flags: int) -> int:

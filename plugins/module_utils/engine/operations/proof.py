@@ -38,6 +38,7 @@ def prove(
 
     Returns the origin completed with what the engine counted. Raises CorruptError.
     """
+    check_included(records, source, origin)
     unpacked = {}
     for record in records:
         target: Optional[Stage] = None
@@ -51,6 +52,14 @@ def prove(
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         load_record(stored, record, compression, target, progress)
     return source.check(unpacked, origin, timeout) if scratch else origin
+
+
+def check_included(records: List[FileRecord], source: Type[Source], origin: Origin) -> None:
+    """Raise CorruptError unless there is one tar for what was included, large enough for it, and none without."""
+    tars = [record.size for record in records if record.content == "tar"]
+    included = source.included(origin)
+    if len(tars) != bool(included) or sum(entry.size for entry in included) > sum(tars):
+        raise CorruptError("the manifest is not valid: its files are not those that its source includes")
 
 
 @contextlib.contextmanager

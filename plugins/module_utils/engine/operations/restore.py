@@ -27,7 +27,7 @@ from ..sources.base import Restoration, Source
 from ..sources.registry import source_of
 from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
 from .progress import Progress, silent
-from .proof import corruption_in, create, load_record
+from .proof import check_included, corruption_in, create, load_record
 from .swap import Swap, holds_anything
 
 _TIMEOUT = 60
@@ -117,6 +117,7 @@ class _Restore:
         if os.geteuid() == 0 and request.destination is None and os.stat(backup.path).st_uid != 0:
             # Its owner could have written any path into the manifest.
             raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
+        check_included(manifest.files, source, manifest.source)
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")

@@ -83,6 +83,9 @@ def is_dead(path: Path) -> bool:
     try:
         with locked_directory(path, str(path)):
             return True
+    except FileNotFoundError:
+        # Gone meanwhile.
+        return False
     except LockedError:
         return False
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any, Dict, List, Optional
 
 from ..decoding import DecodingError, decode, encode
 from ..errors import CorruptError
-from ..paths import is_safe_relative
+from ..paths import is_owner, is_safe_relative, overlap
 from ..stream.compression import SUFFIXES, Compression
 from ..times import from_rfc3339
 
@@ -25,6 +26,7 @@ FORMAT = "embedded.db_backup"
 FILE_NAME = "manifest.json"
 CHECKSUMS_NAME = "SHA256SUMS"
 _CONTENTS = ("file", "tar")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +210,8 @@ def _check(manifest: Manifest) -> None:
     for index, record in enumerate(manifest.files):
         _check_record(record, f"files[{index}]")
     for field in ("path", "repo_path"):
-        if len({getattr(record, field) for record in manifest.files}) != len(manifest.files):
-            raise DecodingError(f"files: two have the same {field}")
+        if overlap([getattr(record, field) for record in manifest.files]):
+            raise DecodingError(f"files: two have the same {field}, or one lies below another")
 
 
 def _check_compression(compression: Compression) -> None:
@@ -225,5 +227,12 @@ def _check_record(record: FileRecord, place: str) -> None:
         raise DecodingError(f"{place}.repo_path: {record.repo_path!r} is taken")
     if record.content not in _CONTENTS:
         raise DecodingError(f"{place}.content: {record.content!r} is not known")
-    if record.size < 0 or record.repo_size < 0 or not 0 <= record.mode <= 0o7777 or min(record.uid, record.gid) < 0:
+    if not _SHA256.fullmatch(record.sha256) or not _SHA256.fullmatch(record.repo_sha256):
+        raise DecodingError(f"{place}: a SHA-256 is not 64 hexadecimal digits")
+    if (
+        record.size < 0
+        or record.repo_size < 0
+        or not 0 <= record.mode <= 0o7777
+        or not is_owner(record.uid, record.gid)
+    ):
         raise DecodingError(f"{place}: a size, mode, uid or gid is out of range")

@@ -9,6 +9,7 @@ Only directories and regular files travel. Links and special files are left out 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -19,11 +20,14 @@ from pathlib import Path
 from typing import IO, BinaryIO, Dict, Iterator, List, Optional, Tuple, cast
 
 from ..errors import BackupError, CorruptError, SourceError, UsageError
-from ..paths import is_safe_relative
+from ..paths import is_owner, is_safe_relative
 from ..stream.stages import CHUNK, Stage, write_all
 
 RECORD_PATH = ".include"
 _TRIES = 3
+_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+_DEEPEST = 200
+_LATEST = 1 << 33
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +105,9 @@ def check(archive: BinaryIO, included: List[Included]) -> None:
     Raises CorruptError for a member that is no regular file or directory or lies outside of what was included, and
     when the number of files or bytes differs.
     """
-    for _unused in _members(archive, included):
-        pass
+    with _reading():
+        for _unused in _members(archive, included):
+            pass
 
 
 def unpack(
@@ -112,10 +117,11 @@ def unpack(
 
     All files belong to uid and gid, or to whom they belonged where these are None and this is root.
     """
-    for members, member, path in _members(archive, included):
-        member.uid = member.uid if uid is None else uid
-        member.gid = member.gid if gid is None else gid
-        _unpack(members, member, Path(str(targets[path]) + member.name[len(path) :]))
+    with _reading():
+        for members, member, path in _members(archive, included):
+            member.uid = member.uid if uid is None else uid
+            member.gid = member.gid if gid is None else gid
+            _unpack(members, member, Path(str(targets[path]) + member.name[len(path) :]))
 
 
 def is_unpacked(archive: BinaryIO, included: List[Included], root: Path) -> bool:
@@ -124,30 +130,36 @@ def is_unpacked(archive: BinaryIO, included: List[Included], root: Path) -> bool
     same = [_counts(entry) for entry in found] == [_counts(entry) for entry in included]
     # Of a file that changed while it was read, the last copy counts: judged when another name follows.
     name, content_is_same = "", True
-    for members, member, _unused in _members(archive, included):
-        if member.name != name:
-            same = same and content_is_same
-            name, content_is_same = member.name, (root / member.name).is_dir()
-        if same and member.isreg():
-            content_is_same = _has_content(root / member.name, cast(IO[bytes], members.extractfile(member)))
+    with _reading():
+        for members, member, _unused in _members(archive, included):
+            if member.name != name:
+                same = same and content_is_same
+                name, content_is_same = member.name, (root / member.name).is_dir()
+            if same and member.isreg():
+                content_is_same = _has_content(root / member.name, cast(IO[bytes], members.extractfile(member)))
     return same and content_is_same
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, UnicodeError) as error:
+        raise CorruptError(f"the included files are not a readable tar: {error}") from error
 
 
 def _members(archive: BinaryIO, included: List[Included]) -> Iterator[Tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
     """Every member that was checked, with the included path it belongs to; at the end the counts are compared."""
     tallies = {entry.path: _Count() for entry in included}
     previous = None
-    try:
-        with tarfile.open(fileobj=archive, mode="r|") as members:
-            for member in members:
-                path = _path_of(member, included)
-                tallies[path].add(member, previous)
-                previous = member
-                yield members, member, path
-                # The library would keep every member in memory.
-                members.members = []  # type: ignore[attr-defined]
-    except (tarfile.TarError, EOFError, UnicodeError) as error:
-        raise CorruptError(f"the included files are not a readable tar: {error}") from error
+    with tarfile.open(fileobj=archive, mode="r|") as members:
+        for member in members:
+            path = _path_of(member, included)
+            tallies[path].add(member, previous)
+            previous = member
+            yield members, member, path
+            # The library would keep every member in memory.
+            members.members = []  # type: ignore[attr-defined]
     for entry in included:
         tallies[entry.path].compare(entry)
 
@@ -306,11 +318,14 @@ def _header(path: str, status: os.stat_result) -> tarfile.TarInfo:
 
 def _path_of(member: tarfile.TarInfo, included: List[Included]) -> str:
     """The include path a member belongs to."""
-    if not (member.isreg() or member.isdir()):
-        raise CorruptError(f"the included files have a member {member.name!r} that is neither a file nor a directory")
     parts = member.name.split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        raise CorruptError(f"the included files have a member with the unsafe name {member.name!r}")
+    # By its type: a sparse file calls itself regular and can be larger than any disk.
+    if member.type not in _TYPES or member.issparse():
+        raise CorruptError(f"the included files have a member {member.name!r} that is neither a file nor a directory")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts) or len(parts) > _DEEPEST:
+        raise CorruptError(f"the included files have a member with the unsafe name {member.name[:_DEEPEST]!r}")
+    if not is_owner(member.uid, member.gid) or not abs(member.mtime) < _LATEST:
+        raise CorruptError(f"the included files have a member {member.name!r} with an owner or a time out of range")
     for entry in included:
         if member.name == entry.path or member.name.startswith(entry.path + "/"):
             return entry.path

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
-from ...paths import is_safe_relative
+from ...paths import is_safe_relative, overlap
 from ...processes import Child, Owner
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
@@ -72,8 +72,10 @@ class LmdbSource(Source):
     def __init__(self, options: LmdbOptions) -> None:
         if options.method not in ("auto", "hot"):
             raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto or hot")
-        if not 1 <= options.timeout <= _LONGEST_TIMEOUT:
-            raise UsageError(f"timeout {options.timeout} is out of range; give 1 to {_LONGEST_TIMEOUT} seconds")
+        if options.timeout < 1:
+            raise UsageError(f"timeout {options.timeout} is too short; give at least 1 second")
+        if options.timeout > _LONGEST_TIMEOUT:
+            raise UsageError(f"timeout {options.timeout} is too long; give at most {_LONGEST_TIMEOUT} seconds")
         self._options = options
         self._path = Path(options.path)
 
@@ -279,6 +281,10 @@ def _details(origin: Origin) -> Details:
     for path in [entry.path for entry in details.environments] + [entry.path for entry in details.include]:
         if not is_safe_relative(path):
             raise CorruptError(f"the manifest is not valid: source: {path!r} is not a path below the source")
+    included = [entry.path for entry in details.include]
+    environments = [entry.path for entry in details.environments]
+    if overlap(included + environments) or (details.single_file and len(environments) != 1):
+        raise CorruptError("the manifest is not valid: source: its environments and included paths overlap")
     return details
 
 
