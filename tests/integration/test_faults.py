@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError
@@ -60,13 +60,13 @@ class Scene:
         self.forget_new()
         return [f"{ended.last_call}: {problem}" for problem in found]
 
-    def unclean(self, ended: Ended, code: int) -> list[str]:
-        """What a run that met a fault did not tell, or left; one that could live with the fault made a backup."""
+    def unclean(self, ended: Ended, *codes: int) -> list[str]:
+        """What a run that met a fault and was to end with one of the codes did not tell, or left."""
+        found = [] if ended.code in codes else [f"exit code {ended.code}"]
         if ended.code == 0:
-            found = [] if len(self.new()) == 1 else ["exit code 0 without a backup"]
+            found += [] if len(self.new()) == 1 else ["exit code 0 without a backup"]
             found += [f"published without {step}" for step in self.missing_syncs(ended)]
         else:
-            found = [] if ended.code == code else [f"exit code {ended.code}"]
             found += [] if is_one_sentence(ended.stderr) else [f"said {ended.stderr!r}"]
             found += ["published a backup although it failed"] * len(self.new())
         found += [f"left {name}" for name in self.leftovers()]
@@ -133,36 +133,56 @@ def test_what_is_published_is_durable(scene: Scene) -> None:
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("action", ["EIO", "ENOSPC"])
 def test_a_failing_disk_at_any_call_is_told_in_one_sentence(scene: Scene, action: str, for_ever: bool) -> None:
-    struck, problems = strike_everywhere(scene, action, 1, for_ever=for_ever)
+    """Before and after the making of the backup it may do no harm: an earlier one is unreadable, no state is written."""
+    struck, problems = strike_everywhere(
+        scene, action, lambda ended: (1,) if has_begun(ended) and not is_published(ended) else (0, 1), for_ever
+    )
     assert not problems, "\n".join(problems)
     assert_every_stage(struck)
 
 
 @pytest.mark.slow
 def test_sigterm_at_any_call_ends_the_run_cleanly(scene: Scene) -> None:
-    struck, problems = strike_everywhere(scene, "SIGTERM", 130)
+    """Unless it comes too late, when the backup is as good as published."""
+    struck, problems = strike_everywhere(scene, "SIGTERM", lambda ended: (0,) if is_published(ended) else (130,))
     assert not problems, "\n".join(problems)
     assert_every_stage(struck)
 
 
 @pytest.mark.parametrize("process", [1, 2, 3, 4], ids=["copy", "second copy", "walk", "second walk"])
 def test_a_killed_child_fails_the_run(scene: Scene, process: int) -> None:
-    struck, problems = strike_everywhere(scene, "SIGKILL", 1, process=process)
+    struck, problems = strike_everywhere(scene, "SIGKILL", lambda _: (1,), process=process)
     assert not problems, "\n".join(problems)
     assert struck
 
 
-def strike_everywhere(scene: Scene, action: str, code: int, **options: Any) -> tuple[list[str], list[str]]:
-    """Where the fault struck, and what was wrong then; each run has to end with the code."""
+def strike_everywhere(
+    scene: Scene, action: str, codes: Callable[[Ended], tuple[int, ...]], for_ever: bool = False, process: int = 0
+) -> tuple[list[str], list[str]]:
+    """Where the fault struck, and what was wrong then. A run has to end with one of the codes."""
     struck: list[str] = []
     problems: list[str] = []
-    for _, ended in scene.saboteur.every(scene.run, action, **options):
+    for _, ended in scene.saboteur.every(scene.run, action, for_ever=for_ever, process=process):
         struck.append(ended.last_call)
-        problems += scene.unclean(ended, code) + scene.problems(ended)
+        problems += scene.unclean(ended, *codes(ended)) + scene.problems(ended)
         if len(struck) % 10 == 0:
             problems += scene.problems_with_the_next_run(ended)
         scene.forget_new()
     return struck, problems
+
+
+def has_begun(ended: Ended) -> bool:
+    """Whether the fault struck when there was a partial backup."""
+    return any(".partial-" in call for call in until_the_fault(ended))
+
+
+def is_published(ended: Ended) -> bool:
+    """Whether the fault struck when the backup had its name, or was about to get it."""
+    return any(call.startswith("rename ") for call in until_the_fault(ended))
+
+
+def until_the_fault(ended: Ended) -> list[str]:
+    return ended.calls[0][: ended.calls[0].index(ended.last_call) + 1]
 
 
 def assert_every_stage(calls: list[str]) -> None:
