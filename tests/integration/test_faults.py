@@ -133,7 +133,7 @@ def test_what_is_published_is_durable(scene: Scene) -> None:
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("action", ["EIO", "ENOSPC"])
 def test_a_failing_disk_at_any_call_is_told_in_one_sentence(scene: Scene, action: str, for_ever: bool) -> None:
-    """Before and after the making of the backup it may do no harm: an earlier one is unreadable, no state is written."""
+    """Before and after a backup is made it may do no harm: an earlier one is unreadable, no state is written."""
     struck, problems = strike_everywhere(
         scene, action, lambda ended: (1,) if has_begun(ended) and not is_published(ended) else (0, 1), for_ever
     )
