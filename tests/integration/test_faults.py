@@ -114,7 +114,7 @@ def is_one_sentence(said: str) -> bool:
 @pytest.mark.slow
 def test_a_kill_at_any_call_leaves_no_harm(scene: Scene) -> None:
     struck, problems = [], []
-    for _, ended in scene.saboteur.every(scene.run, "SIGKILL"):
+    for _unused, ended in scene.saboteur.every(scene.run, "SIGKILL"):
         struck.append(ended.last_call)
         assert ended.code == -9
         problems += scene.problems(ended) + scene.problems_with_the_next_run(ended)
@@ -162,7 +162,7 @@ def strike_everywhere(
     """Where the fault struck, and what was wrong then. A run has to end with one of the codes."""
     struck: list[str] = []
     problems: list[str] = []
-    for _, ended in scene.saboteur.every(scene.run, action, for_ever=for_ever, process=process):
+    for _unused, ended in scene.saboteur.every(scene.run, action, for_ever=for_ever, process=process):
         struck.append(ended.last_call)
         problems += scene.unclean(ended, *codes(ended)) + scene.problems(ended)
         if len(struck) % 10 == 0:

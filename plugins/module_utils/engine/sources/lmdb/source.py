@@ -72,10 +72,8 @@ class LmdbSource(Source):
     def __init__(self, options: LmdbOptions) -> None:
         if options.method not in ("auto", "hot"):
             raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto or hot")
-        if options.timeout < 1:
-            raise UsageError(f"timeout {options.timeout} is too short; give at least 1 second")
-        if options.timeout > _LONGEST_TIMEOUT:
-            raise UsageError(f"timeout {options.timeout} is too long; give at most {_LONGEST_TIMEOUT} seconds")
+        if not 1 <= options.timeout <= _LONGEST_TIMEOUT:
+            raise UsageError(f"timeout {options.timeout} is out of range; give 1 to {_LONGEST_TIMEOUT} seconds")
         self._options = options
         self._path = Path(options.path)
 
