@@ -83,7 +83,9 @@ class JobDirectory:
             names = [name for name in os.listdir(self.path) if name.startswith((STAGING_PREFIX, _SCRATCH_PREFIX))]
             dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
         for name in dead:
-            shutil.rmtree(self.path / name)
+            # A verification that ended just now may have removed its own.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path / name)
 
     def backups(self) -> List[PublishedBackup]:
         """All backups, newest first. A directory without a manifest is none."""
