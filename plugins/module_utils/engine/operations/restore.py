@@ -13,7 +13,7 @@ import hashlib
 import os
 import pwd
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple, Type
 
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
@@ -181,8 +181,10 @@ class _Restore:
         self._give(swap.make_directory(target.parent), record)
         staged = swap.stage(target)
         descriptor = create(staged)
-        self._give([staged], record)
-        os.chmod(staged, self._mode(record))
+        # By the descriptor: the name lies in a directory that somebody else may own.
+        uid, gid = self._owner(record)
+        os.chown(descriptor, uid, gid)
+        os.chmod(descriptor, self._mode(record))
         self._load(record, SparseFileWriter(descriptor))
         return staged
 
@@ -227,13 +229,17 @@ class _Restore:
 
     def _give(self, paths: List[Path], record: Optional[FileRecord]) -> None:
         """Give what was created its owner: as asked, else as in the backup, as far as this user may."""
-        record = record or self.manifest.files[0]
+        uid, gid = self._owner(record or self.manifest.files[0])
         for path in paths:
-            if os.geteuid() == 0:
-                uid = record.uid if self.uid is None else self.uid
-                os.chown(path, uid, record.gid if self.gid is None else self.gid)
-            elif self.uid is not None or self.gid is not None:
-                os.chown(path, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
+            os.chown(path, uid, gid, follow_symlinks=False)
+
+    def _owner(self, record: FileRecord) -> Tuple[int, int]:
+        """-1 leaves a number as it is."""
+        as_recorded = (record.uid, record.gid) if os.geteuid() == 0 else (-1, -1)
+        return (
+            as_recorded[0] if self.uid is None else self.uid,
+            as_recorded[1] if self.gid is None else self.gid,
+        )
 
     def _mode(self, record: FileRecord) -> int:
         return self.request.mode if self.request.mode is not None else record.mode & 0o777
