@@ -215,6 +215,25 @@ class TestElsewhere:
         dbbackup.ok("restore", "kg", "--dest", tmp_path / "new")
         assert (content_of(tmp_path / "old"), content_of(tmp_path / "new")) == (old, new)
 
+    @pytest.mark.parametrize("found", [True, False], ids=["found by verify", "found by its size"])
+    def test_of_the_newest_good_one_with_a_warning(self, dbbackup: Command, tmp_path: Path, found: bool) -> None:
+        path = tmp_path / "environment"
+        dbbackup.job("kg", path)
+        content, stored = [], []
+        for number in range(3):
+            shutil.rmtree(path, ignore_errors=True)
+            content.append(make_environment(path, salt=str(number)))
+            stored.append(Path(dbbackup.ok("run", "kg")["path"]) / "data.mdb.zst")
+        data = stored[2].read_bytes()
+        stored[2].write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if found else data[:-1])
+        if found:
+            dbbackup.fails(1, "verify", "kg")
+        result = dbbackup.ok("restore", "kg", "--dest", tmp_path / "restored")
+        assert content_of(tmp_path / "restored") == content[1]
+        (warning,) = result["warnings"]
+        assert stored[2].parent.name in warning
+        assert dbbackup.ok("restore", "kg", "--id", stored[0].parent.name, "--dest", tmp_path / "old")["warnings"] == []
+
     def test_sparse_environment_stays_small(self, dbbackup: Command, tmp_path: Path) -> None:
         path, map_size = tmp_path / "environment", 10 << 30
         with closing(lmdb.open(str(path), map_size=map_size, writemap=True)) as environment:

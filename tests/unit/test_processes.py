@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -35,6 +36,17 @@ def is_alive(process: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def members_of_group(group: int) -> list[int]:
+    """The processes of a process group that are no zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, _parent, of_group = path.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(of_group) == group and state != "Z":
+                found.append(int(path.parent.name))
+    return found
 
 
 def raise_error(error: BaseException) -> Any:
@@ -72,6 +84,17 @@ def test_whatever_goes_wrong_is_one_sentence(function: Callable[[Report], Any], 
         answer_of(function, failing=CorruptError)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [lambda _report: os.getpgid(0), lambda _report: os._exit(1)], ids=["good", "bad"])
+def test_nothing_of_it_stays(function: Callable[[Report], Any]) -> None:
+    with Child(function, what="the copy", timeout=MINUTE) as child:
+        process = child._pid
+        for _unused in child.chunks():
+            pass
+        with contextlib.suppress(SourceError):
+            assert child.result() == process
+    eventually(lambda: members_of_group(process) == [], "its process group is empty")
 
 
 @pytest.mark.parametrize("closes_output", [True, False])
