@@ -29,6 +29,7 @@ MODULE_UTILS = Path(__file__).resolve().parent.parent / "plugins/module_utils"
 DEADLINE = 20
 MARK = "RUN_OF_A_SABOTEUR"
 REGION, PROCESSES = 1 << 18, 16
+GUARD = PROCESSES // 2
 
 REMOVING = ("unlink", "rmdir")
 READING = ("read", "readv", "pread", "scandir", "listdir")
@@ -45,7 +46,8 @@ FAILING = {"EIO": (*READING, *WRITING, *CHANGING, "open"), "ENOSPC": (*WRITING, 
 class Fault:
     """action, EIO, ENOSPC or the name of a signal, at a call of those it can meet; 0 is the main process.
 
-    Child processes count from 1, in the order of their birth. An error can go on for ever from that call on.
+    Child processes count from 1, in the order of their birth; a child of theirs has their number and GUARD more. An
+    error can go on for ever from that call on.
     """
 
     action: str
@@ -103,14 +105,13 @@ class Saboteur:
         """Let a run go on that was stopped by SIGSTOP."""
         return self._ask({"resume": stopped.stopped})
 
-    def every(self, arguments: list[str], action: str, **options: Any) -> Iterator[tuple[Fault, Ended]]:
+    def every(self, arguments: list[str], action: str, step: int = 1, **options: Any) -> Iterator[Ended]:
         """Strike at the first call, at the second, and so on until there is none left to strike at."""
-        for call in itertools.count(1):
-            fault = Fault(action, call, **options)
-            ended = self.run(arguments, fault)
+        for call in itertools.count(1, step):
+            ended = self.run(arguments, Fault(action, call, **options))
             if not ended.struck:
                 return
-            yield fault, ended
+            yield ended
 
     def left_over(self) -> list[int]:
         """Processes of runs that are still there."""
@@ -155,7 +156,8 @@ class Sabotage:
             self.children += name == "fork"
             result = original(*arguments, **options)
             if name == "fork" and result == 0:
-                self.process, self.count, self.offset = self.children, 0, 0
+                self.process = self.process + GUARD if self.process else self.children
+                self.count = self.offset = 0
             return result
 
         return call

@@ -7,12 +7,13 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.verify import verify
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
-from ansible_collections.embedded.db_backup.tests.saboteur import Ended, Saboteur
+from ansible_collections.embedded.db_backup.tests.saboteur import GUARD, Ended, Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
     Command,
     eventually,
@@ -114,7 +115,7 @@ def is_one_sentence(said: str) -> bool:
 @pytest.mark.slow
 def test_a_kill_at_any_call_leaves_no_harm(scene: Scene) -> None:
     struck, problems = [], []
-    for _unused, ended in scene.saboteur.every(scene.run, "SIGKILL"):
+    for ended in scene.saboteur.every(scene.run, "SIGKILL"):
         struck.append(ended.last_call)
         assert ended.code == -9
         problems += scene.problems(ended) + scene.problems_with_the_next_run(ended)
@@ -130,15 +131,23 @@ def test_what_is_published_is_durable(scene: Scene) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
-@pytest.mark.parametrize("action", ["EIO", "ENOSPC"])
-def test_a_failing_disk_at_any_call_is_told_in_one_sentence(scene: Scene, action: str, for_ever: bool) -> None:
+@pytest.mark.parametrize(
+    ("action", "for_ever", "step"),
+    [("EIO", False, 1), ("EIO", True, 5), ("ENOSPC", False, 1), ("ENOSPC", True, 1)],
+    ids=["EIO once", "EIO for ever", "ENOSPC once", "ENOSPC for ever"],
+)
+def test_a_failing_disk_at_any_call_is_told_in_one_sentence(
+    scene: Scene, action: str, for_ever: bool, step: int
+) -> None:
     """Before and after a backup is made it may do no harm: an earlier one is unreadable, no state is written."""
-    struck, problems = strike_everywhere(
-        scene, action, lambda ended: (1,) if has_begun(ended) and not is_published(ended) else (0, 1), for_ever
-    )
+
+    def codes(ended: Ended) -> tuple[int, ...]:
+        return (1,) if has_begun(ended) and not is_published(ended) else (0, 1)
+
+    struck, problems = strike_everywhere(scene, action, codes, for_ever=for_ever, step=step)
     assert not problems, "\n".join(problems)
-    assert_every_stage(struck)
+    if step == 1:
+        assert_every_stage(struck)
 
 
 @pytest.mark.slow
@@ -156,13 +165,20 @@ def test_a_killed_child_fails_the_run(scene: Scene, process: int) -> None:
     assert struck
 
 
+@pytest.mark.parametrize("process", [1, 2, 3, 4])
+def test_a_killed_guard_of_a_child_does_not_matter(scene: Scene, process: int) -> None:
+    struck, problems = strike_everywhere(scene, "SIGKILL", lambda _: (0,), process=process + GUARD)
+    assert not problems, "\n".join(problems)
+    assert struck
+
+
 def strike_everywhere(
-    scene: Scene, action: str, codes: Callable[[Ended], tuple[int, ...]], for_ever: bool = False, process: int = 0
+    scene: Scene, action: str, codes: Callable[[Ended], tuple[int, ...]], **options: Any
 ) -> tuple[list[str], list[str]]:
     """Where the fault struck, and what was wrong then. A run has to end with one of the codes."""
     struck: list[str] = []
     problems: list[str] = []
-    for _unused, ended in scene.saboteur.every(scene.run, action, for_ever=for_ever, process=process):
+    for ended in scene.saboteur.every(scene.run, action, **options):
         struck.append(ended.last_call)
         problems += scene.unclean(ended, *codes(ended)) + scene.problems(ended)
         if len(struck) % 10 == 0:
