@@ -545,7 +545,7 @@ def zeros(kind: str, megabytes: int) -> bytes:
     """So many compressed zeros."""
     zero = bytes(MEBIBYTE)
     compression = zstandard.ZstdCompressor().compressobj() if kind == "zstd" else zlib.compressobj(9, zlib.DEFLATED, 31)
-    return b"".join([compression.compress(zero) for _ in range(megabytes)]) + compression.flush()
+    return b"".join([compression.compress(zero) for _unused in range(megabytes)]) + compression.flush()
 
 
 @pytest.mark.parametrize("record", [0, -1], ids=["environment", "tar"])
