@@ -25,7 +25,7 @@ from ..repository.repository import JobDirectory
 from ..sources import tree
 from ..sources.base import Restoration, Source
 from ..sources.registry import source_of
-from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
+from ..stream.stages import CHUNK, InThread, Reader, SparseFileWriter, Stage
 from .progress import Progress, silent
 from .proof import check_included, corruption_in, create, load_record
 from .swap import Swap, holds_anything
@@ -185,7 +185,7 @@ class _Restore:
         uid, gid = self._owner(record)
         os.chown(descriptor, uid, gid)
         os.chmod(descriptor, self._mode(record))
-        self._load(record, SparseFileWriter(descriptor))
+        self._load(record, InThread(SparseFileWriter(descriptor)))
         return staged
 
     def _stage_trees(self, swap: Swap, record: FileRecord) -> None:

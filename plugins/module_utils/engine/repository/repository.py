@@ -16,9 +16,9 @@ from typing import ContextManager, Iterator, List, Optional
 
 from .. import times
 from ..errors import BackupError, CorruptError, NotFoundError, UsageError
-from ..paths import JOB_NAME_PATTERN, check_job_name, is_directory, make_directories
+from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
 from ..stream.compression import Compression
-from . import locks
+from . import catalogue, locks
 from . import manifest as manifests
 from . import state as states
 from .manifest import Manifest
@@ -28,7 +28,10 @@ from .staging import Staging, working_directory
 from .state import State
 
 _SCRATCH_PREFIX = ".scratch-"
+_REMOVAL_PREFIX = ".removing-"
+_WORKING_PREFIXES = (STAGING_PREFIX, _SCRATCH_PREFIX, _REMOVAL_PREFIX)
 _LOCK = ".lock"
+_OWN_FILES = (_LOCK, states.FILE_NAME, catalogue.FILE_NAME, ".state.json.new", ".catalogue.json.new")
 
 
 class JobDirectory:
@@ -80,7 +83,7 @@ class JobDirectory:
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind; directories that somebody holds stay."""
         with locks.briefly_locked(self.path):
-            names = [name for name in os.listdir(self.path) if name.startswith((STAGING_PREFIX, _SCRATCH_PREFIX))]
+            names = [name for name in os.listdir(self.path) if name.startswith(_WORKING_PREFIXES)]
             dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
         for name in dead:
             # A verification that ended just now may have removed its own.
@@ -94,6 +97,34 @@ class JobDirectory:
         except FileNotFoundError:
             return []
         return [PublishedBackup(self.path / name) for name in names if self._is_backup(name)]
+
+    def catalogue(self, *, keep: bool = False) -> List[catalogue.Entry]:
+        """What is known of all backups, newest first. With keep, it is written down for the next time."""
+        return catalogue.entries(self.path, self.backups(), keep=keep)
+
+    def forget_catalogue(self) -> None:
+        """Have all manifests read again the next time."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / catalogue.FILE_NAME).unlink()
+
+    def foreign(self) -> List[str]:
+        """The names of what is in the directory and is none of ours; it is never touched."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        return [name for name in names if not self._is_own(name)]
+
+    def remove(self, backup: PublishedBackup) -> None:
+        """Remove a backup: whole until one rename, gone after it, whenever this process is killed.
+
+        Raises LockedError while another process uses it.
+        """
+        aside = self.path / (_REMOVAL_PREFIX + backup.id)
+        with locks.locked_directory(backup.path, f"backup {backup.id} of job {self.name}"):
+            os.rename(backup.path, aside)
+            fsync_directory(self.path)
+            shutil.rmtree(aside)
 
     def backup(self, backup_id: Optional[str] = None) -> PublishedBackup:
         """The backup with this id, or the latest good one.
@@ -143,6 +174,10 @@ class JobDirectory:
             state = states.read(self.path)
             yield state
             states.write(self.path, state)
+
+    def _is_own(self, name: str) -> bool:
+        is_work = name.startswith(_WORKING_PREFIXES) and is_directory(self.path / name)
+        return name in _OWN_FILES or is_work or self._is_backup(name)
 
     def _is_backup(self, name: str) -> bool:
         path = self.path / name

@@ -109,10 +109,19 @@ class Candidate:
 class Decision:
     """What becomes of a backup, and every reason for it."""
 
-    id: str
-    time: datetime.datetime
+    candidate: Candidate
     keep: bool
     reasons: List[str]
+
+    @property
+    def id(self) -> str:
+        """The id of the backup."""
+        return self.candidate.id
+
+    @property
+    def time(self) -> datetime.datetime:
+        """When the backup was made."""
+        return self.candidate.time
 
 
 class _Verdict(NamedTuple):
@@ -140,7 +149,7 @@ def decide(candidates: List[Candidate], policy: Policy, now: datetime.datetime) 
     kept, dropped = _by_rules(past, good, policy, now)
     _whatever_the_rules(ordered, good, policy, now, kept)
     _bases_of_increments(ordered, kept)
-    return [Decision(one.id, one.time, one.id in kept, kept.get(one.id) or dropped.get(one.id, [])) for one in ordered]
+    return [Decision(one, one.id in kept, kept.get(one.id) or dropped.get(one.id, [])) for one in ordered]
 
 
 def _by_rules(

@@ -39,7 +39,7 @@ class Staging:
     def store(self, path: str, status: os.stat_result, content: str = "file") -> Iterator[StoreStream]:
         """A stream to write the content of a file to; path is its place in the source, status its owner and mode."""
         repo_path = path + (".tar" if content == "tar" else "") + SUFFIXES[self.compression.type]
-        taken = [manifests.FILE_NAME, manifests.CHECKSUMS_NAME, *(record.repo_path for record in self.records)]
+        taken = [*manifests.RESERVED_NAMES, *(record.repo_path for record in self.records)]
         if repo_path in taken:
             raise BackupError(
                 f"{path} cannot be stored as {repo_path}: there is another file of this name in the backup"

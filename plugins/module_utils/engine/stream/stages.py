@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
+import queue
 import subprocess
 import threading
 from typing import IO, BinaryIO, Callable, List, Optional, Tuple, Type, Union, cast
@@ -25,6 +26,8 @@ Bytes = Union[bytes, bytearray, memoryview]
 # Small enough to stay in a processor's cache from one stage to the next.
 CHUNK = 1 << 18
 _SPARSE_BLOCK = 1 << 16
+_WRITE_BACK = 128 << 20
+_CHUNKS_BETWEEN = 8
 _ZEROS = bytes(_SPARSE_BLOCK)
 
 
@@ -113,6 +116,7 @@ class SparseFileWriter(FileWriter):
     def __init__(self, descriptor: int, durable: bool = True) -> None:
         super().__init__(descriptor, durable)
         self._size = 0
+        self._begun = 0
 
     def write(self, data: Bytes) -> int:
         view = memoryview(data)
@@ -125,6 +129,10 @@ class SparseFileWriter(FileWriter):
                 super().write(view[start:end])
             start = end
         self._size += len(view)
+        if self._durable and self._size - self._begun >= _WRITE_BACK:
+            # Has the system begin to write what fsync would else wait for at the end.
+            os.posix_fadvise(self._descriptor, self._begun, self._size - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self._size
         return len(view)
 
     def close(self) -> None:
@@ -145,6 +153,47 @@ class SparseFileWriter(FileWriter):
     @staticmethod
     def _is_zero(block: memoryview) -> bool:
         return block[0] == 0 and block.tobytes() == _ZEROS[: len(block)]
+
+
+class InThread(Stage):
+    """Hands on in a thread of its own, so that what comes before and what follows work at the same time."""
+
+    def __init__(self, following: Stage) -> None:
+        super().__init__(following)
+        self._into = following
+        self._chunks: queue.Queue[Optional[bytes]] = queue.Queue(_CHUNKS_BETWEEN)
+        self._error: Optional[BaseException] = None
+        self._handing_on = _in_thread(self._hand_on)
+
+    def write(self, data: Bytes) -> int:
+        if self._error:
+            raise self._error
+        self._chunks.put(bytes(data))
+        return len(data)
+
+    def close(self) -> None:
+        self._end()
+        if self._error:
+            raise self._error
+        super().close()
+
+    def abandon(self) -> None:
+        self._end()
+        super().abandon()
+
+    def _hand_on(self) -> None:
+        # To the end also after an error: else the one who puts would wait for room for ever.
+        for chunk in iter(self._chunks.get, None):
+            try:
+                if not self._error:
+                    self._into.write(chunk)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the stream is written or closed
+                self._error = error
+
+    def _end(self) -> None:
+        if not self._handing_on.done():
+            self._chunks.put(None)
+        concurrent.futures.wait([self._handing_on])
 
 
 class Program(Stage):

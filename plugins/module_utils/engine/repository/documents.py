@@ -1,0 +1,53 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""JSON documents beside the backups: replaced as a whole, read without trust in what lies there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import naming
+from ..paths import fsync_directory, hand_over
+
+
+def read(path: Path) -> Any:
+    """The content of a document.
+
+    Raises OSError when it cannot be read, ValueError or RecursionError when it is not JSON.
+    """
+    # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return json.loads(file.read())
+
+
+def replace(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a document in the place of an older one. The caller sees to it that nobody else does so meanwhile."""
+    # One name is enough, and what a killed run left is written over.
+    aside = path.with_name(f".{path.name.lstrip('.')}.new")
+    try:
+        with naming(aside):
+            _write(aside, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), durable)
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    if durable:
+        fsync_directory(path.parent)
+
+
+def _write(path: Path, content: bytes, durable: bool) -> None:
+    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        hand_over(path)
+        file.write(content)
+        file.flush()
+        if durable:
+            os.fsync(descriptor)
