@@ -55,8 +55,10 @@ requirements:
 extends_documentation_fragment:
   - embedded.db_backup.backup
   - embedded.db_backup.repository
+  - embedded.db_backup.retention
   - embedded.db_backup.attributes
 seealso:
+  - module: embedded.db_backup.backup_prune
   - module: embedded.db_backup.backup_verify
   - module: embedded.db_backup.backup_restore
   - module: embedded.db_backup.backup_info
@@ -77,6 +79,14 @@ EXAMPLES = r"""
     compact: true
     min_age_hours: 20
     repository: /var/backups/db-backup
+
+- name: Back up, then keep a week of days, a month of weeks and a year of months
+  embedded.db_backup.lmdb_backup:
+    name: kg
+    path: /srv/kg
+    keep_daily: 7
+    keep_weekly: 5
+    keep_monthly: 12
 
 - name: Back up a single file, only after changes
   embedded.db_backup.lmdb_backup:
@@ -159,6 +169,20 @@ backup:
       description: What was verified, null without O(verify).
       type: dict
       sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
+pruned:
+  description: What became of all backups of the job once this one was made; in check mode, what would. Null when no
+    option tells what to keep, and when the backup was skipped.
+  returned: success
+  type: dict
+  contains:
+    keep:
+      description: The backups that stay, newest first, as M(embedded.db_backup.backup_prune) returns them.
+      type: list
+      elements: dict
+    remove:
+      description: Those that do not.
+      type: list
+      elements: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -40,7 +40,7 @@ def decode(wanted: Type[T], value: Any, place: str = "") -> T:
     for key in value:
         if key not in fields:
             raise DecodingError(_fault(_join(place, str(key)), f"is not known{did_you_mean(str(key), list(fields))}"))
-    hints = _hints(wanted)
+    hints = _hints(wanted)  # type: ignore[arg-type]
     arguments = {}
     for name, field in fields.items():
         if name in value:

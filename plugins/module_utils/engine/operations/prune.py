@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Sequence, Tuple
 
 from .. import times
-from ..errors import BackupError, CorruptError, LockedError, sentence
+from ..errors import BackupError, CorruptError, Interrupted, LockedError, sentence
 from ..repository import protection
 from ..repository.catalogue import Entry
 from ..repository.published import PublishedBackup
@@ -46,7 +46,6 @@ class Plan:
         return {
             "keep": [self._entry(decision) for decision in self.keep],
             "remove": [self._entry(decision) for decision in self.remove],
-            "warnings": self.warnings,
         }
 
     def _entry(self, decision: Decision) -> Dict[str, Any]:
@@ -54,15 +53,13 @@ class Plan:
         return {"job": self.job, "id": decision.id, "standing": standing, "reasons": decision.reasons}
 
 
-def plan(directory: JobDirectory, policy: Policy, expected: Optional[str] = None) -> Plan:
-    """What prune would do now. expected is the id of a good backup that is about to be made.
+def plan(directory: JobDirectory, policy: Policy, expected: Sequence[Candidate] = ()) -> Plan:
+    """What prune would do now, once the expected backups are there too.
 
     Raises UsageError for a policy that makes no sense.
     """
     now = times.now()
-    candidates = candidates_of(directory)
-    if expected:
-        candidates.append(Candidate(expected, now))
+    candidates = [*candidates_of(directory), *expected]
     return Plan(directory.name, decide(candidates, policy, now), _warnings(directory, candidates, now))
 
 
@@ -73,6 +70,7 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
     a process uses stays, with a warning, for the next time.
     """
     directory.remove_leftovers()
+    directory.keep_catalogue()
     planned = plan(directory, policy)
     if planned.remove:
         _confirm(directory, planned)
@@ -91,15 +89,47 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
         raise BackupError(f"{told}: {sentence(error)}") from error
     finally:
         _forget(directory, removed)
+        directory.keep_catalogue()
     decisions = [in_use.get(decision.id, decision) for decision in planned.decisions]
     warnings = [*planned.warnings, *(reason for decision in in_use.values() for reason in decision.reasons)]
     return Plan(planned.job, decisions, warnings)
 
 
+def prune_jobs(targets: Sequence[Tuple[JobDirectory, Policy]], predict: bool = False) -> List[Plan]:
+    """Prune each of the jobs as its policy says; with predict, only tell.
+
+    One that fails does not stop the others; at the end BackupError tells of all that did.
+    """
+    plans: List[Plan] = []
+    failures: List[BackupError] = []
+    for directory, policy in targets:
+        try:
+            plans.append(_prune_job(directory, policy, predict))
+        except OSError as error:
+            failures.append(BackupError(sentence(error)))
+        except Interrupted:
+            raise
+        except BackupError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise BackupError("; ".join(map(str, failures)))
+    return plans
+
+
+def _prune_job(directory: JobDirectory, policy: Policy, predict: bool) -> Plan:
+    directory.refuse_missing()
+    if predict:
+        return plan(directory, policy)
+    with directory.lock():
+        return prune(directory, policy)
+
+
 def candidates_of(directory: JobDirectory) -> List[Candidate]:
     """Every backup of the job with what retention must know of it."""
     state = directory.state()
-    known = directory.catalogue(keep=True)
+    known = directory.catalogue()
     standings = {entry.id: _standing(entry, state) for entry in known}
     return [
         Candidate(

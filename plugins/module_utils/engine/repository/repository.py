@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
 from .. import times
-from ..errors import BackupError, CorruptError, NotFoundError, UsageError
+from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError
 from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
 from ..stream.compression import Compression
-from . import catalogue, locks
+from . import catalogue, locks, protection
 from . import manifest as manifests
 from . import state as states
 from .manifest import Manifest
@@ -51,6 +51,11 @@ class JobDirectory:
     def is_locked(self) -> bool:
         """Whether a run of this job is under way."""
         return locks.is_held(self.path / _LOCK)
+
+    def refuse_missing(self) -> None:
+        """Raise NotFoundError when there is no such job."""
+        if not is_directory(self.path):
+            raise NotFoundError(f"there is no job {self.name} in {self.path.parent}")
 
     def create(self) -> None:
         """Make the directory where it is missing."""
@@ -98,9 +103,13 @@ class JobDirectory:
             return []
         return [PublishedBackup(self.path / name) for name in names if self._is_backup(name)]
 
-    def catalogue(self, *, keep: bool = False) -> List[catalogue.Entry]:
-        """What is known of all backups, newest first. With keep, it is written down for the next time."""
-        return catalogue.entries(self.path, self.backups(), keep=keep)
+    def catalogue(self) -> List[catalogue.Entry]:
+        """What is known of all backups, newest first."""
+        return catalogue.entries(self.path, self.backups())
+
+    def keep_catalogue(self) -> None:
+        """Write down what is known of all backups, to know it at once the next time."""
+        catalogue.entries(self.path, self.backups(), keep=True)
 
     def forget_catalogue(self) -> None:
         """Have all manifests read again the next time."""
@@ -118,10 +127,12 @@ class JobDirectory:
     def remove(self, backup: PublishedBackup) -> None:
         """Remove a backup: whole until one rename, gone after it, whenever this process is killed.
 
-        Raises LockedError while another process uses it.
+        Raises LockedError while another process uses it, or when it was protected meanwhile.
         """
         aside = self.path / (_REMOVAL_PREFIX + backup.id)
         with locks.locked_directory(backup.path, f"backup {backup.id} of job {self.name}"):
+            if protection.read(backup.path):
+                raise LockedError(f"backup {backup.id} of job {self.name} is protected")
             os.rename(backup.path, aside)
             fsync_directory(self.path)
             shutil.rmtree(aside)
@@ -131,8 +142,7 @@ class JobDirectory:
 
         Raises NotFoundError.
         """
-        if not is_directory(self.path):
-            raise NotFoundError(f"there is no job {self.name} in {self.path.parent}")
+        self.refuse_missing()
         if backup_id is None:
             latest = self.latest_good()
             if not latest:
