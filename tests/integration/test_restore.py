@@ -38,7 +38,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
 TREE = ("vector", "graph", "vector/visual")
 OPEN = "import lmdb, sys; e = lmdb.open(sys.argv[1], subdir=sys.argv[2] == '1'); print(flush=True); sys.stdin.read()"
 # What a restore asks of the system to change something.
-CHANGES = ("rename", "replace", "link", "fsync", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "ftruncate", "utime")
+CHANGES = ("rename", "replace", "link", "fsync", "unlink", "mkdir", "rmdir", "fchown", "fchmod", "ftruncate", "utime")
 
 
 def in_process(command: Command, job: str = "kg", dest: Path | None = None, force: bool = True) -> restoring.Restored:

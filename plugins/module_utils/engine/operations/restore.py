@@ -9,15 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import grp
-import hashlib
 import os
 import pwd
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple, Type
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
 
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
-from ..paths import is_directory
+from ..paths import create, is_directory, opened_inside
 from ..repository import locks
 from ..repository.manifest import FileRecord, Manifest
 from ..repository.published import PublishedBackup
@@ -25,12 +24,13 @@ from ..repository.repository import JobDirectory
 from ..sources import tree
 from ..sources.base import Restoration, Source
 from ..sources.registry import source_of
-from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
+from ..stream.digest import has_content
+from ..stream.stages import Reader, SparseFileWriter, Stage
+from .ownership import Ownership
 from .progress import Progress, silent
-from .proof import check_included, corruption_in, create, load_record
+from .proof import check_included, corruption_in, load_record
 from .swap import Swap, holds_anything
 
-_TIMEOUT = 60
 _LARGEST_NUMBER = (1 << 32) - 2
 
 
@@ -43,6 +43,7 @@ class Request:
     owner: Optional[str] = None
     group: Optional[str] = None
     mode: Optional[int] = None
+    timeout: float = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +152,9 @@ class _Restore:
     def run(self) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
         try:
-            with Swap() as swap:
-                self._give(swap.make_directory(self.plan.root), None)
-                with locks.locked_directory(self.plan.root, str(self.plan.root)):
+            with Swap(self.plan.root) as swap:
+                root = swap.open_directory(self.plan.root, self._ownership(self.manifest.files[0]).of_directory())
+                with locks.locked(root, str(self.plan.root)):
                     with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
                         self._stage(swap)
                     self.source.refuse_in_use(self.plan)
@@ -174,24 +175,21 @@ class _Restore:
                 unpacked[record.path] = self._stage_file(swap, record)
         if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check():
             # Nobody has ever opened this copy: do it before it replaces anything.
-            self.source.check(unpacked, self.manifest.source, _TIMEOUT)
+            self.source.check(unpacked, self.manifest.source, self.request.timeout)
 
     def _stage_file(self, swap: Swap, record: FileRecord) -> Path:
         target = self.plan.root / self.plan.files[record.path]
-        self._give(swap.make_directory(target.parent), record)
+        swap.open_directory(target.parent, self._ownership(record).of_directory())
         staged = swap.stage(target)
         descriptor = create(staged)
-        # By the descriptor: the name lies in a directory that somebody else may own.
-        uid, gid = self._owner(record)
-        os.chown(descriptor, uid, gid)
-        os.chmod(descriptor, self._mode(record))
+        swap.give(descriptor, self._ownership(record))
         self._load(record, SparseFileWriter(descriptor))
-        return staged
+        return target.with_name(staged.name)
 
     def _stage_trees(self, swap: Swap, record: FileRecord) -> None:
         targets = {}
         for path in self.plan.trees:
-            self._give(swap.make_directory((self.plan.root / path).parent), record)
+            swap.open_directory((self.plan.root / path).parent, self._ownership(record).of_directory())
             targets[path] = swap.stage(self.plan.root / path)
         self._read_tar(record, functools.partial(tree.unpack, targets=targets, uid=self.uid, gid=self.gid))
 
@@ -207,7 +205,7 @@ class _Restore:
 
     def _is_in_place(self, record: FileRecord) -> bool:
         if record.content == "file":
-            return _has_content(self.plan.root / self.plan.files[record.path], record)
+            return _has_content(self.plan.root, self.plan.files[record.path], record)
         answers = []
 
         def compare(archive: BinaryIO, included: List[tree.Included]) -> None:
@@ -227,22 +225,14 @@ class _Restore:
     def _destination(self) -> Path:
         return self.request.destination or Path(self.manifest.source.path)
 
-    def _give(self, paths: List[Path], record: Optional[FileRecord]) -> None:
-        """Give what was created its owner: as asked, else as in the backup, as far as this user may."""
-        uid, gid = self._owner(record or self.manifest.files[0])
-        for path in paths:
-            os.chown(path, uid, gid, follow_symlinks=False)
-
-    def _owner(self, record: FileRecord) -> Tuple[int, int]:
-        """-1 leaves a number as it is."""
-        as_recorded = (record.uid, record.gid) if os.geteuid() == 0 else (-1, -1)
-        return (
-            as_recorded[0] if self.uid is None else self.uid,
-            as_recorded[1] if self.gid is None else self.gid,
+    def _ownership(self, record: FileRecord) -> Ownership:
+        """As asked, else as in the backup, as far as this user may."""
+        is_root = os.geteuid() == 0
+        return Ownership(
+            uid=record.uid if self.uid is None and is_root else self.uid,
+            gid=record.gid if self.gid is None and is_root else self.gid,
+            mode=record.mode & 0o777 if self.request.mode is None else self.request.mode,
         )
-
-    def _mode(self, record: FileRecord) -> int:
-        return self.request.mode if self.request.mode is not None else record.mode & 0o777
 
 
 def _commit(swap: Swap) -> List[Path]:
@@ -253,17 +243,12 @@ def _commit(swap: Swap) -> List[Path]:
         return aside
 
 
-def _has_content(path: Path, record: FileRecord) -> bool:
+def _has_content(root: Path, name: str, record: FileRecord) -> bool:
     try:
-        if path.is_symlink() or path.stat().st_size != record.size:
-            return False
-        content = hashlib.sha256()
-        with open(path, "rb") as file:
-            for chunk in iter(functools.partial(file.read, CHUNK), b""):
-                content.update(chunk)
+        with opened_inside(root, name) as descriptor:
+            return has_content(descriptor, record.size, record.sha256)
     except OSError:
         return False
-    return content.hexdigest() == record.sha256
 
 
 def _refuse_links(root: Path, target: str) -> None:

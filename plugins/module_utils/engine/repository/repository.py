@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
 from .. import times
-from ..errors import BackupError, CorruptError, NotFoundError, UsageError
+from ..errors import BackupError, CorruptError, NotFoundError, UsageError, naming
 from ..paths import JOB_NAME_PATTERN, check_job_name, is_directory, make_directories
 from ..stream.compression import Compression
 from . import locks
@@ -24,7 +24,7 @@ from . import state as states
 from .manifest import Manifest
 from .published import PublishedBackup
 from .staging import PREFIX as STAGING_PREFIX
-from .staging import Staging, working_directory
+from .staging import Staging, WorkingDirectory, working_directory
 from .state import State
 
 _SCRATCH_PREFIX = ".scratch-"
@@ -62,10 +62,10 @@ class JobDirectory:
     def staging(self, started: datetime.datetime, compression: Compression) -> Iterator[Staging]:
         """A new backup in the making; what is not published is removed at the end."""
         backup_id = self.free_id(started)
-        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as path:
-            yield Staging(path, backup_id, compression)
+        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as directory:
+            yield Staging(directory, backup_id, compression)
 
-    def scratch(self) -> ContextManager[Path]:
+    def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""
         return working_directory(self.path / f"{_SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
 
@@ -139,10 +139,10 @@ class JobDirectory:
     @contextlib.contextmanager
     def changed_state(self) -> Iterator[State]:
         """The state, to be changed and written back while no other process does."""
-        with locks.briefly_locked(self.path):
+        with naming(self.path / states.FILE_NAME), locks.briefly_locked(self.path) as directory:
             state = states.read(self.path)
             yield state
-            states.write(self.path, state)
+            states.write(directory, state)
 
     def _is_backup(self, name: str) -> bool:
         path = self.path / name

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 from ..decoding import decode, encode
-from ..errors import naming
-from ..paths import fsync_directory, hand_over
+from ..paths import anchored, create, hand_over
 
 FILE_NAME = "state.json"
 
@@ -70,25 +69,22 @@ def _content(path: Path) -> bytes:
         return file.read()
 
 
-def write(directory: Path, state: State) -> None:
-    """Replace the state of the job in this directory, durably."""
-    # The caller holds the directory, so one name is enough, and what a killed run left is written over.
-    aside = directory / f".{FILE_NAME}.new"
+def write(directory: int, state: State) -> None:
+    """Replace the state of the job in this open directory, durably."""
+    # The caller holds the directory, so one name is enough, and a killed run may have left it.
+    aside = anchored(directory, f".{FILE_NAME}.new")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
     try:
-        with naming(aside):
-            _write_new(aside, (json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
-        aside.replace(directory / FILE_NAME)
+        descriptor = create(aside)
+        with os.fdopen(descriptor, "wb") as file:
+            hand_over(descriptor, directory)
+            file.write((json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
+            file.flush()
+            os.fsync(descriptor)
+        aside.replace(anchored(directory, FILE_NAME))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
         raise
-    fsync_directory(directory)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        hand_over(path)
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
+    os.fsync(directory)

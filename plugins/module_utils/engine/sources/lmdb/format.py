@@ -71,12 +71,17 @@ def read_metas(data: Path) -> List[Meta]:
     """
     descriptor = _open(data)
     try:
-        with naming(data):
-            head = _stable_head(descriptor)
-        # The size after the meta: data pages reach the file before the meta page that speaks of them.
-        size = os.fstat(descriptor).st_size
+        return metas_of(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def metas_of(descriptor: int, data: Path) -> List[Meta]:
+    """The same of an open file; data is its name for messages."""
+    with naming(data):
+        head = _stable_head(descriptor)
+    # The size after the meta: data pages reach the file before the meta page that speaks of them.
+    size = os.fstat(descriptor).st_size
     _refuse_others(data, head, size)
     metas = parse_metas(head)
     if not metas:

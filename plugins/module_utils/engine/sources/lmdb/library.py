@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, cast
+from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
 
 from ...errors import CorruptError, SourceError
 from ...optional import optional_module
+from ...paths import anchored
 from ...processes import Report
-from .format import DESCRIPTION_SIZE, describes_database, read_metas
+from .format import DESCRIPTION_SIZE, Meta, describes_database, metas_of, read_metas
 
 lmdb = optional_module("lmdb")
 
@@ -81,12 +82,16 @@ def copy(report: Report, place: Place, compact: bool) -> Dict[str, Any]:
     return {}
 
 
-def read_all(report: Report, data: Path) -> List[Dict[str, Any]]:
-    """Read every record of every database of a copy; returns the databases.
+def read_all(report: Report, descriptor: int, name: str) -> List[Dict[str, Any]]:
+    """Read every record of every database of an open copy; returns the databases. name is for messages.
 
     Raises CorruptError. A damaged copy may crash the process instead.
     """
-    databases = _read_with_library(report, data) if lmdb else list(_read_with_program(report, data))
+    meta = metas_of(descriptor, Path(name))[0]
+    if lmdb:
+        databases = _read_with_library(report, descriptor, meta)
+    else:
+        databases = list(_read_with_program(report, descriptor, meta))
     return [dataclasses.asdict(database) for database in databases]
 
 
@@ -107,13 +112,15 @@ def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool
 
 
 def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
-    with _opened(Path(place.data), place.subdir, locked, _MOST_NAMED if compact else 0) as (environment, handles):
+    data = Path(place.data)
+    most_named = _MOST_NAMED if compact else 0
+    with _opened(data, read_metas(data)[0], place.subdir, locked, most_named) as (environment, handles):
         if not compact:
             # The copy takes a transaction of its own, whose number stands in the copy itself.
             environment.copyfd(report.output, False)
             return {}
         with environment.begin(buffers=True) as transaction:
-            known = _describe(transaction, handles, Path(place.data))
+            known = _describe(transaction, handles, data)
             try:
                 environment.copyfd(report.output, True, transaction)
                 return known
@@ -152,9 +159,8 @@ def _explain(place: Place, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _opened(data: Path, subdir: bool, locked: bool, most_named: int) -> Iterator[Tuple[Any, _Handles]]:
+def _opened(data: Path, meta: Meta, subdir: bool, locked: bool, most_named: int) -> Iterator[Tuple[Any, _Handles]]:
     """The environment read-only, and handles of its databases unless the main one has more records than most_named."""
-    meta = read_metas(data)[0]
     arguments = {
         "path": str(data.parent if subdir else data),
         "subdir": subdir,
@@ -201,9 +207,9 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", errors="backslashreplace")
 
 
-def _read_with_library(report: Report, data: Path) -> List[Database]:
+def _read_with_library(report: Report, descriptor: int, meta: Meta) -> List[Database]:
     try:
-        with _opened(data, False, False, sys.maxsize) as (environment, handles):
+        with _opened(anchored(descriptor), meta, False, False, sys.maxsize) as (environment, handles):
             return _read_databases(report, environment, handles or {})
     except lmdb.Error as error:
         raise CorruptError(f"does not open: {error}") from error
@@ -245,9 +251,9 @@ def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool
         raise SourceError(f"{os.path.join(os.getcwd(), place.data)} cannot be copied: {message}")
 
 
-def _started(command: List[str], output: int) -> subprocess.Popen[bytes]:
+def _started(command: List[str], output: int, descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """A program that, like this process, sees a broken pipe as an error and closes its environment."""
-    return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, restore_signals=False)
+    return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, restore_signals=False, pass_fds=descriptors)
 
 
 @contextlib.contextmanager
@@ -259,25 +265,20 @@ def _without_lock(data: Path) -> Iterator[Path]:
         yield link
 
 
-def _read_with_program(report: Report, data: Path) -> Iterator[Database]:
-    told = read_metas(data)[0].main_entries
-    with _without_lock(data) as link:
-        yield from _read_linked(report, link, told)
+def _read_with_program(report: Report, descriptor: int, meta: Meta) -> Iterator[Database]:
+    with _without_lock(anchored(descriptor)) as link:
+        main = sum(count for _unused, count in _dump(report, link, descriptor, []))
+        if main != meta.main_entries:
+            raise CorruptError(f"the main database has {main} records where its header tells {meta.main_entries}")
+        yield Database(None, main)
+        if main:
+            for name, count in _dump(report, link, descriptor, ["-a"]):
+                yield Database(name, count)
 
 
-def _read_linked(report: Report, data: Path, told: int) -> Iterator[Database]:
-    main = sum(count for _unused, count in _dump(report, data, []))
-    if main != told:
-        raise CorruptError(f"the main database has {main} records where its header tells {told}")
-    yield Database(None, main)
-    if main:
-        for name, count in _dump(report, data, ["-a"]):
-            yield Database(name, count)
-
-
-def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str, int]]:
-    """Name and number of records of each database that mdb_dump reads."""
-    with _started(["mdb_dump", *options, "-n", str(data)], subprocess.PIPE) as process:
+def _dump(report: Report, data: Path, descriptor: int, options: List[str]) -> Iterator[Tuple[str, int]]:
+    """Name and number of records of each database that mdb_dump reads, through the descriptor that it inherits."""
+    with _started(["mdb_dump", *options, "-n", str(data)], subprocess.PIPE, [descriptor]) as process:
         output, errors = cast(IO[bytes], process.stdout), cast(IO[bytes], process.stderr)
         name, lines = "", 0
         for line in output:

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
 from ...paths import is_safe_relative, overlap
-from ...processes import Child, Owner
+from ...processes import NOBODY, Child, Owner, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
@@ -248,17 +248,20 @@ def _environment(
 
 
 def _read_copy(data: Path, name: str, timeout: float) -> List[Database]:
-    child = Child(
-        lambda report: library.read_all(report, data),
-        what="the process that reads it",
-        timeout=timeout,
-        failing=CorruptError,
-    )
-    with child:
-        try:
-            found = child.result()
-        except CorruptError as error:
-            raise CorruptError(f"{name}: {error}") from error
+    with lent_to_nobody(data) as descriptor:
+        child = Child(
+            lambda report: library.read_all(report, descriptor, name),
+            what="the process that reads it",
+            timeout=timeout,
+            owner=NOBODY,
+            descriptors=[descriptor],
+            failing=CorruptError,
+        )
+        with child:
+            try:
+                found = child.result()
+            except CorruptError as error:
+                raise CorruptError(f"{name}: {error}") from error
     return [Database(**entry) for entry in found]
 
 
