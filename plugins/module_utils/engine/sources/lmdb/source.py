@@ -102,7 +102,7 @@ class LmdbSource(Source):
         details = Details(environments, included, locations.is_single_file)
         size = sum(record.size for record in staging.records)
         kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
-        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, warnings)
+        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, [*locations.warnings, *warnings])
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
