@@ -43,6 +43,11 @@ options:
   mode:
     description: Mode of the restored database files, as V('0640'). Without it, as in the backup.
     type: raw
+  timeout:
+    description: Seconds without a sign of life after which the process is ended that reads a copy which was never
+      opened before.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
@@ -118,6 +123,7 @@ def main() -> None:
             "owner": {"type": "str"},
             "group": {"type": "str"},
             "mode": {"type": "raw"},
+            "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -133,6 +139,7 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         owner=params["owner"],
         group=params["group"],
         mode=mode_bits(params["mode"]),
+        timeout=params["timeout"],
     )
     job = repository_at(params["repository"]).job(params["name"])
     result = restore(job, params["id"], request, predict=module.check_mode).to_json()

@@ -17,6 +17,7 @@ from . import VERSION, jobs, times
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
 from .operations import backup, inform, restore, verify
+from .processes import DEFAULT_TIMEOUT
 from .repository.repository import Repository
 from .tables import ratio_in_words, size_in_words, table
 from .terminal import ProgressBar, say
@@ -87,7 +88,8 @@ def _status(options: argparse.Namespace) -> Dict[str, Any]:
 
 def _verify(options: argparse.Namespace) -> Dict[str, Any]:
     with ProgressBar("verifying", options.quiet) as progress:
-        result = verify.verify(_repository(options).job(options.job), options.id, progress)
+        job = _repository(options).job(options.job)
+        result = verify.verify(job, options.id, progress, timeout=options.timeout)
     lines = [f"warning: {warning}" for warning in result.warnings]
     lines.append(f"{options.job}: {result.path}: verified{', opened and read' if result.opened else ''}")
     return {"json": result.to_json(), "text": "\n".join(lines)}
@@ -95,7 +97,12 @@ def _verify(options: argparse.Namespace) -> Dict[str, Any]:
 
 def _restore(options: argparse.Namespace) -> Dict[str, Any]:
     request = restore.Request(
-        destination=options.dest, force=options.force, owner=options.owner, group=options.group, mode=options.mode
+        destination=options.dest,
+        force=options.force,
+        owner=options.owner,
+        group=options.group,
+        mode=options.mode,
+        timeout=options.timeout,
     )
     with ProgressBar("restoring", options.quiet) as progress:
         result = restore.restore(
@@ -148,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     add("list", _list, "list backups", False)
     add("status", _status, "tell how jobs fared", False)
-    add("verify", _verify, "read a backup and open it", True).add_argument("--id", help="default: the newest")
+    look = add("verify", _verify, "read a backup and open it", True)
+    look.add_argument("--id", help="default: the newest")
     again = add("restore", _restore, "restore a backup", True)
     again.add_argument("--id", help="default: the newest good one")
     again.add_argument("--dest", type=Path, metavar="PATH", help="default: where it came from")
@@ -157,6 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--group", help="group of the restored files")
     again.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
     again.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    for reading in (look, again):
+        text = f"seconds of silence after which opening the copy fails, default: {DEFAULT_TIMEOUT}"
+        reading.add_argument("--timeout", type=int, metavar="SECONDS", default=DEFAULT_TIMEOUT, help=text)
     return parser
 
 

@@ -24,8 +24,12 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Sequence, Type
 
-from .errors import BackupError, SourceError, sentence
+from .errors import BackupError, SourceError, UsageError, sentence
 from .stream.stages import CHUNK, write_all
+
+# Seconds of silence.
+DEFAULT_TIMEOUT = 60
+LONGEST_TIMEOUT = 86400
 
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
@@ -74,6 +78,12 @@ def lent_to_nobody(path: Path) -> Iterator[int]:
                 os.fchown(descriptor, -1, status.st_gid)
     finally:
         os.close(descriptor)
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise UsageError unless a child may be silent for so long."""
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise UsageError(f"timeout {seconds:g} is out of range; give 1 to {LONGEST_TIMEOUT} seconds")
 
 
 class Report:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory, opened_inside
+from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository import locks
 from ..repository.manifest import FileRecord, Manifest
 from ..repository.published import PublishedBackup
@@ -36,14 +37,17 @@ _LARGEST_NUMBER = (1 << 32) - 2
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits."""
+    """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
+
+    timeout is the longest silence of the process that reads a copy which was never opened, in seconds.
+    """
 
     destination: Optional[Path] = None
     force: bool = False
     owner: Optional[str] = None
     group: Optional[str] = None
     mode: Optional[int] = None
-    timeout: float = 60
+    timeout: float = DEFAULT_TIMEOUT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +128,7 @@ class _Restore:
             raise UsageError(f"dest {plan.root} is not an absolute path")
         # The destination itself is the administrator's choice, link or not; links inside it are not followed.
         plan = dataclasses.replace(plan, root=Path(os.path.realpath(plan.root)))
+        check_timeout(request.timeout)
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
@@ -68,6 +69,16 @@ class JobDirectory:
     def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""
         return working_directory(self.path / f"{_SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
+
+    @contextlib.contextmanager
+    def scratch_elsewhere(self) -> Iterator[WorkingDirectory]:
+        """The same below the system's temporary directory, for a repository that cannot or must not be written to."""
+        with tempfile.TemporaryDirectory(prefix="db-backup-") as above, working_directory(Path(above, "copy")) as inner:
+            yield inner
+
+    def is_writable(self) -> bool:
+        """Whether this user can make files here, on a file system that is not read-only."""
+        return os.access(self.path, os.W_OK | os.X_OK)
 
     def free_id(self, started: datetime.datetime) -> str:
         """The id of a backup that starts now: a collision takes the next free second."""

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import IO, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, cast
 
 from ...errors import CorruptError, SourceError
 from ...optional import optional_module
@@ -27,6 +27,8 @@ from ...processes import Report
 from .format import DESCRIPTION_SIZE, Meta, describes_database, metas_of, read_metas
 
 lmdb = optional_module("lmdb")
+
+T = TypeVar("T")
 
 # More records than this in the main database are data of the application, not the names of databases: looking
 # through them all would hold the reader of a live environment for long.
@@ -113,14 +115,15 @@ def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool
 
 def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
     data = Path(place.data)
-    most_named = _MOST_NAMED if compact else 0
-    with _opened(data, read_metas(data)[0], place.subdir, locked, most_named) as (environment, handles):
+    meta, most_named = read_metas(data)[0], _MOST_NAMED if compact else 0
+    opened = _opened(report, data, meta, subdir=place.subdir, locked=locked, most_named=most_named)
+    with opened as (environment, handles):
         if not compact:
             # The copy takes a transaction of its own, whose number stands in the copy itself.
             environment.copyfd(report.output, False)
             return {}
         with environment.begin(buffers=True) as transaction:
-            known = _describe(transaction, handles, data)
+            known = _describe(report, transaction, handles, data)
             try:
                 environment.copyfd(report.output, True, transaction)
                 return known
@@ -137,12 +140,12 @@ def _free_dead_readers(place: Place) -> None:
         subprocess.run(["mdb_stat", "-rr", *path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
-def _describe(transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
+def _describe(report: Report, transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
     txnid = transaction.id()
     meta = next((meta for meta in read_metas(data) if meta.txnid == txnid), None)
     databases = None
     # Named databases may have come and gone since the handles were opened.
-    if handles is not None and {_text(name) for name in _names(transaction)} == set(handles) - {None}:
+    if handles is not None and {_text(name) for name in _names(report, transaction)} == set(handles) - {None}:
         databases = [{"name": name, "entries": transaction.stat(handle)["entries"]} for name, handle in handles.items()]
     return {"txnid": txnid, "fingerprint": meta.fingerprint if meta else None, "databases": databases}
 
@@ -159,7 +162,9 @@ def _explain(place: Place, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _opened(data: Path, meta: Meta, subdir: bool, locked: bool, most_named: int) -> Iterator[Tuple[Any, _Handles]]:
+def _opened(
+    report: Report, data: Path, meta: Meta, *, subdir: bool, locked: bool, most_named: int
+) -> Iterator[Tuple[Any, _Handles]]:
     """The environment read-only, and handles of its databases unless the main one has more records than most_named."""
     arguments = {
         "path": str(data.parent if subdir else data),
@@ -178,24 +183,32 @@ def _opened(data: Path, meta: Meta, subdir: bool, locked: bool, most_named: int)
             yield environment, None
             return
         with environment.begin(buffers=True) as transaction:
-            names = _names(transaction)
+            names = _names(report, transaction)
     with lmdb.open(max_dbs=max(1, len(names)), **arguments) as environment:
-        yield environment, _open_all(environment, names)
+        yield environment, _open_all(report, environment, names)
 
 
-def _names(transaction: Any) -> List[bytes]:
+def _names(report: Report, transaction: Any) -> List[bytes]:
     """Keys of the main database whose values describe a database."""
     return [
         bytes(name)
-        for name, value in transaction.cursor()
+        for name, value in _alive(report, transaction.cursor())
         if len(value) == DESCRIPTION_SIZE and describes_database(bytes(value)) and b"\0" not in bytes(name)
     ]
 
 
-def _open_all(environment: Any, names: List[bytes]) -> Dict[Optional[str], Any]:
+def _alive(report: Report, items: Iterable[T]) -> Iterator[T]:
+    """The items; in between the parent is told that work goes on."""
+    for number, item in enumerate(items):
+        if number % _BATCH == 0:
+            report.alive()
+        yield item
+
+
+def _open_all(report: Report, environment: Any, names: List[bytes]) -> Dict[Optional[str], Any]:
     """Handles by name, the main one under None; records that only look like a description are passed over."""
     handles: Dict[Optional[str], Any] = {None: environment.open_db(None)}
-    for name in names:
+    for name in _alive(report, names):
         try:
             handles[_text(name)] = environment.open_db(name, create=False)
         except (lmdb.IncompatibleError, lmdb.NotFoundError):
@@ -209,7 +222,10 @@ def _text(name: bytes) -> str:
 
 def _read_with_library(report: Report, descriptor: int, meta: Meta) -> List[Database]:
     try:
-        with _opened(anchored(descriptor), meta, False, False, sys.maxsize) as (environment, handles):
+        with _opened(report, anchored(descriptor), meta, subdir=False, locked=False, most_named=sys.maxsize) as (
+            environment,
+            handles,
+        ):
             return _read_databases(report, environment, handles or {})
     except lmdb.Error as error:
         raise CorruptError(f"does not open: {error}") from error
@@ -217,7 +233,10 @@ def _read_with_library(report: Report, descriptor: int, meta: Meta) -> List[Data
 
 def _read_databases(report: Report, environment: Any, handles: Dict[Optional[str], Any]) -> List[Database]:
     with environment.begin() as transaction:
-        return [Database(name, _count_by_reading(report, transaction, handle)) for name, handle in handles.items()]
+        return [
+            Database(name, _count_by_reading(report, transaction, handle))
+            for name, handle in _alive(report, handles.items())
+        ]
 
 
 def _count_by_reading(report: Report, transaction: Any, handle: Any) -> int:
@@ -289,6 +308,7 @@ def _dump(report: Report, data: Path, descriptor: int, options: List[str]) -> It
             elif line.startswith(b"database="):
                 name = line[len("database=") : -1].decode("utf-8", errors="backslashreplace")
             elif line == b"DATA=END\n":
+                report.alive()
                 yield name, lines // 2
                 name, lines = "", 0
         message = errors.read().decode(errors="replace").strip()
