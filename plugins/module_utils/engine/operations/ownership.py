@@ -29,6 +29,14 @@ class Ownership(NamedTuple):
         found = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
         return all(wanted is None or wanted == value for wanted, value in zip(self, found))
 
+    def in_words(self, status: Optional[os.stat_result]) -> str:
+        """As 1000:1000 0640; what is left as it is comes from the file's status, or of this user for a new file."""
+        uid, gid, mode = os.geteuid(), os.getegid(), 0o600
+        if status:
+            uid, gid, mode = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+        words = [mine if wanted is None else wanted for wanted, mine in zip(self, (uid, gid, mode))]
+        return "{}:{} {:04o}".format(*words)
+
     def of_directory(self) -> Ownership:
         """For the directory around such files: who may read or write them may do so there, the others never write."""
         if self.mode is None:

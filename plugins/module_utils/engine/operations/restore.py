@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
 
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
-from ..paths import create, is_directory, opened_inside
+from ..paths import create, is_directory
 from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository import locks
 from ..repository.manifest import FileRecord, Manifest
@@ -25,12 +25,12 @@ from ..repository.repository import JobDirectory
 from ..sources import tree
 from ..sources.base import Restoration, Source
 from ..sources.registry import source_of
-from ..stream.digest import has_content
 from ..stream.stages import Reader, SparseFileWriter, Stage
+from . import present
 from .ownership import Ownership
 from .progress import Progress, silent
 from .proof import check_included, corruption_in, load_record
-from .swap import Swap, holds_anything
+from .swap import Swap, free_suffix, holds_anything
 
 _LARGEST_NUMBER = (1 << 32) - 2
 
@@ -39,7 +39,8 @@ _LARGEST_NUMBER = (1 << 32) - 2
 class Request:
     """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
 
-    timeout is the longest silence of the process that reads a copy which was never opened, in seconds.
+    timeout is the longest silence of the process that reads a copy which was never opened, in seconds. With describe,
+    the differences between what is there and what comes are told.
     """
 
     destination: Optional[Path] = None
@@ -48,6 +49,15 @@ class Request:
     group: Optional[str] = None
     mode: Optional[int] = None
     timeout: float = DEFAULT_TIMEOUT
+    describe: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """What is at the destination before, and what after that is not told by the manifest."""
+
+    before: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    after: Dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Restored:
     map_sizes: Dict[str, int]
     backup: Dict[str, Any]
     warnings: List[str]
+    difference: Difference = dataclasses.field(default_factory=Difference)
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
@@ -84,7 +95,8 @@ def restore(
 ) -> Restored:
     """Restore the backup with this id, or the latest good one; with predict, only look.
 
-    When the destination already holds just what the backup holds, nothing is done. Raises RestoreError when the
+    When the destination already holds just what the backup holds, it only gets the owner, group and mode that are
+    asked for. Raises RestoreError when the
     destination is not empty and force is not given, or is open in an application; CorruptError when the backup does
     not verify. Then the destination is as it was.
     """
@@ -93,10 +105,12 @@ def restore(
         newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
         warnings = [f"backup {other} is newer and damaged; this is the newest good one" for other in newer]
         work = _Restore.prepare(backup, request, progress, warnings)
-        if work.is_done():
-            return work.result(False, [])
+        is_done = work.is_done()
+        difference = work.difference(is_done) if request.describe else Difference()
+        if is_done:
+            return work.result(work.give(predict), [], difference)
         work.refuse()
-        return work.result(True, [] if predict else work.run())
+        return work.result(True, work.asides() if predict else work.run(), difference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +148,49 @@ class _Restore:
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
         return cls(backup, request, progress, manifest, source, plan, uid, gid, warnings)
 
-    def result(self, changed: bool, aside: List[Path]) -> Restored:
+    def result(self, changed: bool, aside: List[Path], difference: Difference) -> Restored:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        backup = self.manifest.to_json()
-        return Restored(changed, self._destination(), files, aside, self.plan.map_sizes, backup, self.warnings)
+        told = self.plan.map_sizes, self.manifest.to_json(), self.warnings, difference
+        return Restored(changed, self._destination(), files, aside, *told)
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
         return all(self._is_in_place(record) for record in self.manifest.files)
+
+    def give(self, predict: bool) -> bool:
+        """Give what is in place the owner, group and mode that are asked for; returns whether it had others."""
+        asked = Ownership(self.uid, self.gid, self.request.mode)
+        if asked == Ownership():
+            return False
+        root, trees = self.plan.root, [present.names_in_tree(self.plan.root, path) for path in self.plan.trees]
+        try:
+            changed = [present.give(root, self.plan.files.values(), asked, predict)]
+            # The mode is that of database files.
+            changed += [present.give(root, names, asked._replace(mode=None), predict) for names in trees]
+        except OSError as error:
+            raise RestoreError(f"cannot change the owner or mode of what is in place: {sentence(error)}") from error
+        return any(changed)
+
+    def difference(self, is_done: bool) -> Difference:
+        """Sizes, hashes, owners and modes of the database files."""
+        before, states = present.describe(self.plan.root, self.plan.files)
+        asked = Ownership(self.uid, self.gid, self.request.mode)
+        records = [record for record in self.manifest.files if record.content == "file"]
+        given = {
+            record.path: asked.in_words(states[record.path]) if is_done else self._ownership(record).in_words(None)
+            for record in records
+        }
+        found = {path: Ownership().in_words(status) for path, status in states.items()}
+        dest = {"dest": str(self._destination())}
+        return Difference({**dest, **before, "owner": found} if states else {}, {**dest, "owner": given})
+
+    def asides(self) -> List[Path]:
+        """Where what is there would be kept, if the restore was now."""
+        targets = [self.plan.root / name for name in [*self.plan.files.values(), *self.plan.trees]]
+        suffix = free_suffix([*targets, *(self.plan.root / lock for lock in self.plan.stale)])
+        return [path.with_name(path.name + suffix) for path in targets if os.path.lexists(path)]
 
     def refuse(self) -> None:
         """Raise RestoreError when the destination must not be replaced."""
@@ -210,7 +257,7 @@ class _Restore:
 
     def _is_in_place(self, record: FileRecord) -> bool:
         if record.content == "file":
-            return _has_content(self.plan.root, self.plan.files[record.path], record)
+            return present.is_in_place(self.plan.root, self.plan.files[record.path], record)
         answers = []
 
         def compare(archive: BinaryIO, included: List[tree.Included]) -> None:
@@ -246,14 +293,6 @@ def _commit(swap: Swap) -> List[Path]:
         aside = swap.commit()
         end_of_work()
         return aside
-
-
-def _has_content(root: Path, name: str, record: FileRecord) -> bool:
-    try:
-        with opened_inside(root, name) as descriptor:
-            return has_content(descriptor, record.size, record.sha256)
-    except OSError:
-        return False
 
 
 def _refuse_links(root: Path, target: str) -> None:
