@@ -15,7 +15,9 @@ description:
   - Unpacks a backup beside its destination and compares all checksums before anything at the destination changes. Then
     what is there is kept aside, the restored files are renamed into place, and a stale lock file is removed. Any
     failure undoes every step.
-  - Does nothing when the destination already holds just what the backup holds.
+  - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
+  - New directories get the owner of the files in them and their mode, with the right to search where there is the right
+    to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
   - Stop the application first. A destination that an application has open is refused.
 options:
   name:
@@ -43,6 +45,11 @@ options:
   mode:
     description: Mode of the restored database files, as V('0640'). Without it, as in the backup.
     type: raw
+  timeout:
+    description: Seconds without a sign of life after which the process is ended that reads a copy which was never
+      opened before.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
@@ -118,6 +125,7 @@ def main() -> None:
             "owner": {"type": "str"},
             "group": {"type": "str"},
             "mode": {"type": "raw"},
+            "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -133,11 +141,15 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         owner=params["owner"],
         group=params["group"],
         mode=mode_bits(params["mode"]),
+        timeout=params["timeout"],
+        describe=module._diff,
     )
     job = repository_at(params["repository"]).job(params["name"])
-    result = restore(job, params["id"], request, predict=module.check_mode).to_json()
-    if result["changed"]:
-        result["diff"] = {"before": {}, "after": {"dest": result["dest"], **essence(result["backup"])}}
+    restored = restore(job, params["id"], request, predict=module.check_mode)
+    result = restored.to_json()
+    if restored.changed and module._diff:
+        after = {**essence(restored.backup), **restored.difference.after}
+        result["diff"] = {"before": restored.difference.before, "after": after}
     return result
 
 

@@ -15,7 +15,8 @@ description:
   - Reads every stored file, compares all checksums with the manifest, unpacks the copy into a private directory of the
     repository, opens it with its engine in a child process and reads every entry of every database.
   - The result is remembered beside the backup. A backup that fails no longer counts as a good one.
-  - In check mode the same is done and nothing is remembered.
+  - In check mode the same is done and nothing is remembered. Then, and where the repository cannot be written to, the
+    copy is unpacked below the system's temporary directory, which needs room for it.
 options:
   name:
     description: Name of the job.
@@ -24,6 +25,10 @@ options:
   id:
     description: Which backup. Without it the newest one.
     type: str
+  timeout:
+    description: Seconds without a sign of life after which the process that reads the copy is ended.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
@@ -83,6 +88,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "id": {"type": "str"},
+            "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -90,7 +96,8 @@ def main() -> None:
 
     def work() -> Dict[str, Any]:
         job = repository_at(module.params["repository"]).job(module.params["name"])
-        return verify(job, module.params["id"], remember=not module.check_mode).to_json()
+        timeout = module.params["timeout"]
+        return verify(job, module.params["id"], remember=not module.check_mode, timeout=timeout).to_json()
 
     finish(module, work)
 

@@ -22,7 +22,8 @@ options:
   path:
     description:
       - An environment directory, a single data file (C(MDB_NOSUBDIR)), or a directory below which environments are
-        discovered, that is every directory with a C(data.mdb). Hidden directories are passed over.
+        discovered, that is every directory with a C(data.mdb). Hidden directories and links are passed over;
+        environments there are told in warnings.
       - Each environment is consistent in itself; several are copied one after the other.
     type: path
     required: true

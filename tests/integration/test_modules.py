@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -194,13 +195,35 @@ class TestRestore:
         assert (real["changed"], real["dest"], real["aside"]) == (True, str(dest), [])
         assert real["files"] == [str(dest / "data.mdb")]
         assert real["map_sizes"] == {"data.mdb": 64 << 20}
-        assert set(real["diff"]["after"]) == {"dest", "id", "size", "repo_size", "sha256"}
+        assert real["diff"]["before"] == {}
+        assert set(real["diff"]["after"]) == {"dest", "owner", "id", "size", "repo_size", "sha256"}
         assert content_of(dest) == content_of(tmp_path / "environment")
 
         for options in ([], ["--check"]):
             again = ansible.module("backup_restore", *options, **saved, dest=str(dest))
             assert again["changed"] is False
         assert again.keys() == real.keys() - {"diff"}
+
+    def test_diff_is_told_when_it_is_asked_for(self, ansible: Ansible, saved: dict[str, Any], tmp_path: Path) -> None:
+        path = tmp_path / "environment"
+        shutil.rmtree(path)
+        make_environment(path, salt="newer")
+        (path / "data.mdb").chmod(0o604)
+        data = (path / "data.mdb").read_bytes()
+        result = ansible.module("backup_restore", "--diff", **saved, force=True, mode="0640")
+        before, after = result["diff"]["before"], result["diff"]["after"]
+        assert before["sha256"] == {"data.mdb": hashlib.sha256(data).hexdigest()}
+        assert (before["dest"], before["size"]) == (str(path), len(data))
+        mine = f"{os.geteuid()}:{os.getegid()}"
+        assert (before["owner"], after["owner"]) == ({"data.mdb": f"{mine} 0604"}, {"data.mdb": f"{mine} 0640"})
+        assert before["sha256"] != after["sha256"]
+
+        result = ansible.module("backup_restore", "--diff", **saved, mode="0600")
+        before, after = result["diff"]["before"], result["diff"]["after"]
+        assert before["sha256"] == after["sha256"]
+        assert (before["owner"], after["owner"]) == ({"data.mdb": f"{mine} 0640"}, {"data.mdb": f"{mine} 0600"})
+        (path / "data.mdb").unlink()
+        assert "diff" not in ansible.module("backup_restore", **saved, force=True)
 
     def test_in_place_needs_force_and_keeps_the_old(
         self, ansible: Ansible, saved: dict[str, Any], tmp_path: Path

@@ -18,6 +18,7 @@ from .commands import backups, listing, retention
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
+from .processes import DEFAULT_TIMEOUT
 from .terminal import say
 
 
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     _dry_run(add_for_job("run", backups.run, "back up now, as the job's file says"))
     add_for_jobs("list", listing.list_backups, "list backups")
     add_for_jobs("status", listing.status, "tell how jobs fared")
-    add_for_job("verify", backups.verify, "read a backup and open it").add_argument("--id", help="default: the newest")
+    verify = add_for_job("verify", backups.verify, "read a backup and open it")
+    verify.add_argument("--id", help="default: the newest")
+    _timeout(verify)
     _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
     protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
@@ -83,6 +86,7 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner", help="user of the restored files")
     parser.add_argument("--group", help="group of the restored files")
     parser.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
+    _timeout(parser)
     _dry_run(parser)
 
 
@@ -91,6 +95,11 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     _dry_run(parser)
     parser.add_argument("--simulate", type=int, metavar="DAYS", help="tell what would be kept after so many days")
     parser.add_argument("--every", type=float, metavar="HOURS", help="simulate a backup so often; default: as so far")
+
+
+def _timeout(parser: argparse.ArgumentParser) -> None:
+    text = f"seconds of silence after which opening the copy fails, default: {DEFAULT_TIMEOUT}"
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=DEFAULT_TIMEOUT, help=text)
 
 
 def _dry_run(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from typing import Dict, List, Optional
 
 from ..decoding import decode, encode
 from ..errors import CorruptError, sentence
+from ..paths import opened_directory
 from . import documents
 from . import manifest as manifests
 from .published import PublishedBackup
@@ -57,7 +58,8 @@ def entries(directory: Path, backups: List[PublishedBackup], *, keep: bool = Fal
         # It only saves time: that it cannot be written is no error.
         with contextlib.suppress(OSError):
             content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in found]}
-            documents.replace(directory / FILE_NAME, content, durable=False)
+            with opened_directory(directory) as descriptor:
+                documents.replace(descriptor, FILE_NAME, content, durable=False)
     return [_with_files(backup, entry) for backup, entry in zip(backups, found)]
 
 

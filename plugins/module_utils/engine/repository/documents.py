@@ -12,8 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import naming
-from ..paths import fsync_directory, hand_over
+from ..paths import anchored, create, hand_over
 
 
 def read(path: Path) -> Any:
@@ -27,27 +26,24 @@ def read(path: Path) -> Any:
         return json.loads(file.read())
 
 
-def replace(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write a document in the place of an older one. The caller sees to it that nobody else does so meanwhile."""
-    # One name is enough, and what a killed run left is written over.
-    aside = path.with_name(f".{path.name.lstrip('.')}.new")
+def replace(directory: int, name: str, value: Any, *, durable: bool = True) -> None:
+    """Write a document into an open directory, in the place of an older one. The caller is alone in doing so."""
+    # One name is enough then, and a killed run may have left it.
+    aside = anchored(directory, f".{name.lstrip('.')}.new")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
     try:
-        with naming(aside):
-            _write(aside, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), durable)
-        aside.replace(path)
+        descriptor = create(aside)
+        with os.fdopen(descriptor, "wb") as file:
+            hand_over(descriptor, directory)
+            file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+        aside.replace(anchored(directory, name))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
         raise
     if durable:
-        fsync_directory(path.parent)
-
-
-def _write(path: Path, content: bytes, durable: bool) -> None:
-    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        hand_over(path)
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(descriptor)
+        os.fsync(directory)
