@@ -138,11 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="dbbackup", description="Hot backups of embedded databases, proven restorable."
     )
     parser.add_argument("--version", action="version", version=f"dbbackup {VERSION}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
-    common.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, default=jobs.DEFAULT_DIRECTORY)
-    common.add_argument("--json", action="store_true", help="print JSON")
-    common.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_common(parser)
+    parser.set_defaults(jobs_directory=jobs.DEFAULT_DIRECTORY)
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_common(common)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Any, text: str, one_job: bool) -> argparse.ArgumentParser:
@@ -169,6 +168,14 @@ def _parser() -> argparse.ArgumentParser:
         text = f"seconds of silence after which opening the copy fails, default: {DEFAULT_TIMEOUT}"
         reading.add_argument("--timeout", type=int, metavar="SECONDS", default=DEFAULT_TIMEOUT, help=text)
     return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """What can be said before the command and after it; there it has no default, which would undo what was said."""
+    parser.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
+    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.DEFAULT_DIRECTORY}")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _octal(text: str) -> int:
