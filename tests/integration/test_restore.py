@@ -299,7 +299,7 @@ class TestElsewhere:
         last = {path: number for number, path in enumerate(synced)}
         for path in (tmp_path, dest.parent, dest, *dest.rglob("*")):
             assert path in last, f"{path} was not synced"
-            inner = [last[child] for child in path.iterdir()] if path.is_dir() else []
+            inner = [last.get(child, -1) for child in path.iterdir()] if path.is_dir() else []
             assert max(inner, default=-1) < last[path], path
 
 

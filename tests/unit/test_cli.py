@@ -175,6 +175,26 @@ class TestProgress:
         assert capsys.readouterr().err == ""
 
 
+def test_what_all_commands_have_can_be_said_before_the_command(command: Command) -> None:
+    places = ["--repository", str(command.repository), "--jobs-directory", str(command.jobs)]
+    program = [command.python, str(DBBACKUP)]
+    for before, after in (
+        ([*places, "--json"], []),
+        (["--json"], places),
+        (places, ["--json"]),
+        ([], [*places, "--json"]),
+    ):
+        arguments = [*program, *before, "run", "kg", *after]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run
+        assert json.loads(run.stdout)["changed"]
+    assert len(command.backups("kg")) == 4
+    run = subprocess.run([*program, "--json", *places, "run", "other"], capture_output=True, text=True, check=False)
+    assert (run.returncode, json.loads(run.stdout)["exit_code"]) == (10, 10)
+    run = subprocess.run([*program, *places, "list"], capture_output=True, text=True, check=False)
+    assert run.stdout.startswith("JOB")
+
+
 def test_json_of_status_is_whole(command: Command) -> None:
     command.ok("run", "kg")
     (job,) = command.ok("status")

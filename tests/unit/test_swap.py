@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,31 @@ def test_without_commit_nothing_stays(tmp_path: Path) -> None:
         staged_swap(swap, tmp_path / "top", "directory")
         FORMS["file"](swap.stage(tmp_path / "top/a/b/file"), "new")
     assert bytes_of(tmp_path) == before
+
+
+def test_more_directories_than_descriptors_by_default(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with Swap(tmp_path) as swap:
+            for number in range(100):
+                swap.open_directory(tmp_path / str(number), Ownership(mode=0o750))
+                swap.stage(tmp_path / str(number) / "file").write_text("new")
+            swap.commit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [path.read_text() for path in tmp_path.glob("*/file")] == ["new"] * 100
+
+
+def test_failures_tell_the_path_that_people_know(tmp_path: Path) -> None:
+    def fail() -> None:
+        with Swap(tmp_path) as swap:
+            swap.open_directory(tmp_path, Ownership())
+            os.listdir(swap.stage(tmp_path / "file").with_name("missing"))
+
+    with pytest.raises(FileNotFoundError) as caught:
+        fail()
+    assert caught.value.filename == str(tmp_path / "missing")
 
 
 def test_names_of_what_was_kept_before_are_not_taken(tmp_path: Path) -> None:

@@ -41,11 +41,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="dbbackup", description="Hot backups of embedded databases, proven restorable."
     )
     parser.add_argument("--version", action="version", version=f"dbbackup {VERSION}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
-    common.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, default=jobs.DEFAULT_DIRECTORY)
-    common.add_argument("--json", action="store_true", help="print JSON")
-    common.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_common(parser)
+    parser.set_defaults(jobs_directory=jobs.DEFAULT_DIRECTORY)
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_common(common)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], Told], text: str) -> argparse.ArgumentParser:
@@ -104,6 +103,14 @@ def _timeout(parser: argparse.ArgumentParser) -> None:
 
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """What can be said before the command and after it; there it has no default, which would undo what was said."""
+    parser.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
+    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.DEFAULT_DIRECTORY}")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _octal(text: str) -> int:

@@ -92,8 +92,8 @@ def open_directory(path: Path) -> int:
 
 @contextlib.contextmanager
 def opened_inside(root: Path, path: str) -> Iterator[int]:
-    """A file below a directory, for reading; neither a link nor a pipe can lead astray. Raises OSError."""
-    top = os.open(str(root), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A file below a directory, for reading; the way there may lead through no link. Raises OSError."""
+    top = open_directory(root)
     try:
         descriptor = open_relative(top, path.split("/"), os.O_RDONLY | os.O_NONBLOCK)
     finally:

@@ -96,9 +96,8 @@ def restore(
     """Restore the backup with this id, or the latest good one; with predict, only look.
 
     When the destination already holds just what the backup holds, it only gets the owner, group and mode that are
-    asked for. Raises RestoreError when the
-    destination is not empty and force is not given, or is open in an application; CorruptError when the backup does
-    not verify. Then the destination is as it was.
+    asked for. Raises RestoreError when the destination is not empty and force is not given, or is open in an
+    application; CorruptError when the backup does not verify. Then the destination is as it was.
     """
     backup = directory.backup(backup_id)
     with backup.in_use():
@@ -179,7 +178,7 @@ class _Restore:
         asked = Ownership(self.uid, self.gid, self.request.mode)
         records = [record for record in self.manifest.files if record.content == "file"]
         given = {
-            record.path: asked.in_words(states[record.path]) if is_done else self._ownership(record).in_words(None)
+            record.path: asked.in_words(states.get(record.path)) if is_done else self._ownership(record).in_words(None)
             for record in records
         }
         found = {path: Ownership().in_words(status) for path, status in states.items()}
