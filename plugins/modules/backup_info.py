@@ -187,7 +187,7 @@ jobs:
           description: The last drill of this backup; null when there never was one. Like RV(jobs[].backups[].verified).
           type: dict
         protected:
-          description: Since when (C(at)) and what for (C(reason)) it is protected from being pruned; null when it is not.
+          description: Since when (C(at)) and what for (C(reason)) it is protected; null when it is not.
           type: dict
           sample: {at: "2026-11-21T01:30:01.250Z", reason: before the upgrade}
         retention:
