@@ -30,8 +30,10 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.reposito
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import tree
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.lmdb import library
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.stages import FileWriter
+from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
     NOBODY,
+    Command,
     content_of,
     give_away,
     make_environment,
@@ -224,6 +226,27 @@ class TestRepositoryOfAUser:
         with suppress(BackupError):
             backed_up(tmp_path / "source", repository)
         assert (tmp_path / "of-root").stat().st_uid == 0
+
+    def test_what_a_killed_run_of_root_left_does_not_stop_the_user(
+        self, repository: Path, saboteur: Saboteur, tmp_path: Path
+    ) -> None:
+        make_environment(tmp_path / "source")
+        command = Command(repository, tmp_path / "jobs.d")
+        command.job("kg", tmp_path / "source")
+        left = [repository / "kg" / name for name in (".partial-20200101T000000Z", ".scratch-1-1")]
+        for path in left:
+            path.mkdir(parents=True)
+            (path / "data.mdb.zst").write_text("half done")
+        for path in (tmp_path / "source", repository):
+            give_away(path)
+        for path in left:
+            os.chown(path, 0, 0)
+            path.chmod(0o700)
+        ended = saboteur.run(command.arguments("run", "kg")[2:], user=NOBODY)
+        assert ended.code == 0, ended
+        assert [path.exists() for path in left] == [True, True]
+        assert saboteur.run(command.arguments("run", "kg")[2:]).code == 0
+        assert [path.exists() for path in left] == [False, False]
 
     def test_all_of_a_published_backup_is_the_users(self, repository: Path, tmp_path: Path) -> None:
         make_environment(tmp_path / "source/graph")
