@@ -109,7 +109,7 @@ class _Search:
                     self._look(Path(hidden), "it is in a hidden directory")
 
     def failed(self, error: OSError) -> None:
-        """A directory that may not be read is told, one that is gone is not. Any other error fails, and any of the root."""
+        """A directory that may not be read is told, one that is gone is not; other errors fail, and all of the root."""
         path = Path(os.fsdecode(error.filename))
         if path == self._root or not isinstance(error, (PermissionError, FileNotFoundError)):
             raise SourceError(f"{path} cannot be searched for LMDB environments: {error.strerror}") from error
