@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional
 
 from .. import times
 from ..errors import BackupError, CorruptError
-from ..repository.manifest import Manifest
+from ..repository.manifest import UNKNOWN, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.state import Attempt, Verification
@@ -64,6 +64,8 @@ def verify(
     if remember:
         _remember(directory, backup.id, "passed", None)
     warnings = [] if opened else ["the engine of the backup is not here to open it with; only checksums were compared"]
+    if manifest.backup.consistency == UNKNOWN:
+        warnings.append(f"whether backup {backup.id} is consistent cannot be known, so it never counts as a good one")
     return Verified(backup.path, manifest.to_json(), opened, warnings)
 
 
