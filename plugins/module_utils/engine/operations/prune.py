@@ -180,7 +180,8 @@ def _warnings(directory: JobDirectory, candidates: List[Candidate], now: datetim
     future = [candidate.id for candidate in candidates if candidate.time > now]
     warnings = []
     if past and not any(candidate.standing is Standing.GOOD for candidate in past):
-        warnings.append(f"no backup of job {job} is known to be good, so all stay; run the job, or verify one: dbbackup verify {job}")
+        advice = f"run the job, or verify one: dbbackup verify {job}"
+        warnings.append(f"no backup of job {job} is known to be good, so all stay; {advice}")
     if future:
         warnings.append(f"{_named(future)} of job {job} in the future: they stay and take no slot; look at the clock")
     damaged = [candidate.id for candidate in candidates if candidate.standing is Standing.DAMAGED]

@@ -14,39 +14,37 @@ import codecs
 import mmap
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Set
 
 from ...errors import CorruptError
 from ...processes import Report
 from ...stream.stages import CHUNK
 from .findings import Findings
 
-_CLOSERS = {b"("[0]: b")"[0], b"["[0]: b"]"[0], b"{"[0]: b"}"[0]}
-_OPENERS = {closer: opener for opener, closer in _CLOSERS.items()}
+_CLOSES = {b"(": b")", b"[": b"]", b"{": b"}"}
 _DEEPEST = 1 << 20
+_EVENTS_BETWEEN_SIGNS_OF_LIFE = 1 << 16
 # A word begins and ends at white space, which commas are, at a bracket or at a string.
-_AT_START = rb'(?<![^\s,()\[\]{}"])'
-_AT_END = rb'(?![^\s,;()\[\]{}"])'
+_AT_START = r'(?<![^\s,()\[\]{}"]%s)'
+_AT_END = r'(?![^\s,;()\[\]{}"])'
+# It begins with a set of characters and looks back at which one it was, as such a search is several times faster.
 _EVENT = re.compile(
-    rb'"[^"\\]*"|["\\;()\[\]{}]|'
-    + _AT_START
-    + rb"(?:#object\[|#<|#"
-    + _AT_END
-    + rb"|\.\.\."
-    + _AT_END
-    + rb"|#(?:datahike|datalevin|datascript)/DB"
-    + _AT_END
-    + rb"|:datoms"
-    + _AT_END
-    + rb")"
+    rb'[#.:;"\\()\[\]{}](?:'
+    + "|".join(
+        [
+            # What hides brackets: strings, characters, comments. The number of escapes bounds the memory it takes.
+            r'(?<=")[^"\\]*(?:\\[\s\S][^"\\]*){0,50}"|(?<=\\)[\s\S]|(?<=;)[^\n]*',
+            r"(?P<opener>(?<=[(\[{]))|(?P<closer>(?<=[)\]}]))",
+            r'(?P<string>(?<="))|(?P<character>(?<=\\))',
+            rf"(?<=#){_AT_START % '#'}(?:(?P<object>object\[|<)|(?P<level>{_AT_END}))",
+            rf"(?P<length>(?<=\.){_AT_START % '[.]'}\.\.{_AT_END})",
+            rf"(?P<database>(?<=#){_AT_START % '#'}(?:datahike|datalevin|datascript)/DB{_AT_END})",
+            rf"(?P<datoms>(?<=:){_AT_START % ':'}datoms{_AT_END})",
+        ]
+    ).encode()
+    + b")"
 )
 _IN_STRING = re.compile(rb'\\|"')
-_LEFT_OUT = {
-    b"#object[": "an object that cannot be read back",
-    b"#<": "an object that cannot be read back",
-    b"#": "the mark # of a printer that left something out",
-    b"...": "the mark ... of a printer that left something out",
-}
 
 
 def check(report: Report, path: Path) -> Findings:
@@ -57,7 +55,7 @@ def check(report: Report, path: Path) -> Findings:
     with open(path, "rb") as file:
         _check_text(report, file)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            _Scan(text).run()
+            _Scan(report, text).run()
     return Findings(
         [
             "it is UTF-8",
@@ -88,67 +86,65 @@ def _check_text(report: Report, file: BinaryIO) -> None:
 class _Scan:
     """One pass over the text. Only brackets, what hides them, and some words matter."""
 
-    def __init__(self, text: mmap.mmap) -> None:
+    def __init__(self, report: Report, text: mmap.mmap) -> None:
+        self._report = report
         self._text = text
-        # The brackets that are open, a byte for each.
+        # The closers of the brackets that are open.
         self._open = bytearray()
         self._collections = 0
-        self._has_database = False
-        self._has_datoms = False
+        self._words: Set[str] = set()
 
     def run(self) -> None:
         """Raise CorruptError for the first fault."""
         position = 0
-        while event := _EVENT.search(self._text, position):
-            position = self._after(event.group(), event.start(), event.end())
+        while position < len(self._text):
+            position = self._read_from(position)
         if self._open:
             raise CorruptError(f"it ends with {len(self._open)} open brackets")
         if not self._collections:
             raise CorruptError("it holds no collection, only white space, comments or single values")
-        if self._has_database and not self._has_datoms:
-            raise CorruptError("it is the printed name of a database, without its datoms")
+        if "database" in self._words and "datoms" not in self._words:
+            raise CorruptError("it is a printed database without its datoms")
 
-    def _after(self, event: bytes, start: int, end: int) -> int:
-        """Where to go on after this event."""
-        sign = event[0]
-        if event == b'"':
-            return self._after_string(start, end)
-        if event == b"\\":
-            return self._after_character(end)
-        if event == b";":
-            line_end = self._text.find(b"\n", end)
-            return line_end if line_end >= 0 else len(self._text)
-        if event in _LEFT_OUT:
-            raise CorruptError(f"it has {_LEFT_OUT[event]} at byte {start}")
-        if sign in _CLOSERS:
-            self._enter(sign, start)
-        elif sign in _OPENERS:
-            self._leave(sign, start)
-        elif sign == b"#"[0]:
-            self._has_database = True
-        elif sign == b":"[0]:
-            self._has_datoms = True
-        return end
+    def _read_from(self, position: int) -> int:
+        """Go on to a string of very many escapes, and return where it ends, or to the end."""
+        for number, event in enumerate(_EVENT.finditer(self._text, position)):
+            if number % _EVENTS_BETWEEN_SIGNS_OF_LIFE == 0:
+                self._report.alive()
+            if event.lastgroup == "opener":
+                self._enter(event[0], event.start())
+            elif event.lastgroup == "closer":
+                self._leave(event[0], event.start())
+            elif event.lastgroup == "string":
+                return self._after_string(event.start())
+            elif event.lastgroup:
+                self._take(event.lastgroup, event.start())
+        return len(self._text)
 
-    def _after_string(self, start: int, end: int) -> int:
+    def _after_string(self, start: int) -> int:
+        end = start + 1
         while event := _IN_STRING.search(self._text, end):
             # A backslash hides what follows it.
-            end = event.end() + (event.group() == b"\\")
-            if event.group() == b'"':
+            end = event.end() + (event[0] == b"\\")
+            if event[0] == b'"':
                 return end
         raise CorruptError(f"it ends inside of the string that begins at byte {start}")
 
-    def _after_character(self, end: int) -> int:
-        if end == len(self._text):
+    def _take(self, word: str, start: int) -> None:
+        if word == "character":
             raise CorruptError("it ends inside of a character")
-        return end + 1
+        if word == "object":
+            raise CorruptError(f"it has an object that nothing can read back, at byte {start}")
+        if word in ("length", "level"):
+            raise CorruptError(f"it has the mark of a printer that left something out, at byte {start}")
+        self._words.add(word)
 
-    def _enter(self, opener: int, start: int) -> None:
+    def _enter(self, opener: bytes, start: int) -> None:
         if len(self._open) == _DEEPEST:
             raise CorruptError(f"it is nested deeper than {_DEEPEST} levels at byte {start}")
-        self._open.append(opener)
+        self._open += _CLOSES[opener]
 
-    def _leave(self, closer: int, start: int) -> None:
-        if not self._open or self._open.pop() != _OPENERS[closer]:
-            raise CorruptError(f"its {chr(closer)} at byte {start} closes what is not open")
+    def _leave(self, closer: bytes, start: int) -> None:
+        if not self._open or self._open.pop() != closer[0]:
+            raise CorruptError(f"its {closer.decode()} at byte {start} closes what is not open")
         self._collections += not self._open
