@@ -36,7 +36,7 @@ _EVENT = re.compile(
             r'(?<=")[^"\\]*(?:\\[\s\S][^"\\]*){0,50}"|(?<=\\)[\s\S]|(?<=;)[^\n]*',
             r"(?P<opener>(?<=[(\[{]))|(?P<closer>(?<=[)\]}]))",
             r'(?P<string>(?<="))|(?P<character>(?<=\\))',
-            rf"(?<=#){_AT_START % '#'}(?:(?P<object>object\[|<)|(?P<level>{_AT_END}))",
+            rf"(?<=#){_AT_START % '#'}(?:(?P<object>object\[|<)|(?P<level>(?![^\s,;)\]}}])))",
             rf"(?P<length>(?<=\.){_AT_START % '[.]'}\.\.{_AT_END})",
             rf"(?P<database>(?<=#){_AT_START % '#'}(?:datahike|datalevin|datascript)/DB{_AT_END})",
             rf"(?P<datoms>(?<=:){_AT_START % ':'}datoms{_AT_END})",
