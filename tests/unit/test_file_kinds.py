@@ -217,6 +217,13 @@ class TestArchive:
         with pytest.raises(CorruptError, match="damaged"):
             checked("tar.gz", bytes(whole), folder)
 
+    def test_checksum_counts_far_behind_the_end_of_the_tar(self, data: bytes, folder: Path) -> None:
+        whole = bytearray(gzip.compress(gzip.decompress(packed({"kg/data.mdb": data})) + bytes(1 << 20)))
+        checked("tar.gz", bytes(whole), folder)
+        whole[-6] ^= 1
+        with pytest.raises(CorruptError, match="its gzip is damaged: CRC check failed"):
+            checked("tar.gz", bytes(whole), folder)
+
     @pytest.mark.parametrize(
         ("cut", "fault"),
         [
