@@ -126,7 +126,7 @@ class TestAdoption:
     def test_text_tells_what_is_not_verified(self, dbbackup: Command, seeds: Path) -> None:
         lines = dbbackup("adopt", seeds, "--pattern", "chroma-*").stdout.splitlines()
         assert lines[0].startswith(f"chroma: {CHROMA}, sqlite3, ")
-        assert lines[0].endswith("is now 20251101T013000Z, the time of its name")
+        assert lines[0].endswith("is now 20251101T013000Z, the date in its name")
         assert lines[-2].startswith("  not verified: the vectors: ")
         assert lines[-1] == "chroma: 1 adopted"
 

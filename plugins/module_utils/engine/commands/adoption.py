@@ -14,9 +14,12 @@ from ..errors import UsageError
 from ..operations.adopt import Adopted, Adoption, predict
 from ..operations.adopt import adopt as take
 from ..paths import check_job_name
+from ..sources.file.moments import MTIME, NAME
 from ..tables import size_in_words
 from ..terminal import ProgressBar
 from .common import Told, repository_of, warning_lines
+
+_TIMES = {MTIME: "when it was modified", NAME: "the date in its name"}
 
 
 def adopt(options: argparse.Namespace) -> Told:
@@ -58,9 +61,7 @@ def _text(adoption: Adoption, only_told: bool) -> str:
 
 def _lines(job: str, one: Adopted, only_told: bool) -> List[str]:
     verb = "would become" if only_told else "is now"
-    first = (
-        f"{job}: {one.file}, {one.kind}, {size_in_words(one.size)}, {verb} {one.id}, the time of its {one.time_from}"
-    )
+    first = f"{job}: {one.file}, {one.kind}, {size_in_words(one.size)}, {verb} {one.id}, {_TIMES[one.time_from]}"
     return [
         first,
         *(f"  verified: {finding}" for finding in one.verified),
