@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import backups, listing, retention
+from .commands import adoption, backups, listing, retention
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
@@ -29,6 +29,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         told = options.command(options)
         say(json.dumps(told.json, indent=2) if options.json else told.text)
+        if told.failure:
+            sys.stderr.write(f"dbbackup: {told.failure}\n")
+            return BackupError.exit_code
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--id", help="default: the newest")
     _timeout(verify)
     _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
+    _adopt_options(add("adopt", adoption.adopt, "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
     protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
     protect.add_argument("--id", required=True)
@@ -86,6 +90,13 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", help="group of the restored files")
     parser.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
     _timeout(parser)
+    _dry_run(parser)
+
+
+def _adopt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path)
+    parser.add_argument("--pattern", required=True, help="which files directly in it, as 'datahike-*.edn'")
+    parser.add_argument("--job", metavar="JOB", help="default: what the pattern begins with, before '-' or a wildcard")
     _dry_run(parser)
 
 

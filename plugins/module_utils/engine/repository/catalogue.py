@@ -25,7 +25,7 @@ from . import manifest as manifests
 from .published import PublishedBackup
 
 FILE_NAME = ".catalogue.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _SOURCES = (manifests.FILE_NAME, manifests.CHECKSUMS_NAME)
 
 
@@ -45,6 +45,7 @@ class Entry:
     duration_ms: Optional[int] = None
     engine: Optional[str] = None
     type: Optional[str] = None
+    consistency: Optional[str] = None
     proven: bool = False
     stored: Dict[str, int] = dataclasses.field(default_factory=dict)
     references: List[str] = dataclasses.field(default_factory=list)
@@ -95,6 +96,7 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         duration_ms=manifest.summary.duration_ms,
         engine=manifest.engine.name,
         type=manifest.backup.type,
+        consistency=manifest.backup.consistency,
         proven=manifest.check is not None,
         stored={record.repo_path: record.repo_size for record in manifest.files},
         references=manifest.backup.reference,

@@ -166,18 +166,25 @@ class JobDirectory:
         return PublishedBackup(self.path / backup_id)
 
     def latest_good(self) -> Optional[PublishedBackup]:
-        """The newest backup with a sound manifest whose last verification did not fail."""
+        """The newest backup with a sound manifest whose last verification did not fail.
+
+        Where there is any other, it is none of which nobody knows whether it is consistent.
+        """
         verified = self.state().verified
+        unknown: Optional[PublishedBackup] = None
         for backup in self.backups():
             verification = verified.get(backup.id)
             if verification and verification.status == "failed":
                 continue
             try:
-                backup.check_sizes(backup.manifest())
+                manifest = backup.manifest()
+                backup.check_sizes(manifest)
             except CorruptError:
                 continue
-            return backup
-        return None
+            if manifest.backup.consistency != manifests.UNKNOWN:
+                return backup
+            unknown = unknown or backup
+        return unknown
 
     def latest_good_manifest(self) -> Optional[Manifest]:
         """Its manifest."""
