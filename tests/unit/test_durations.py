@@ -32,7 +32,8 @@ def test_parse(text: str, duration: Duration) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0d", "0y0m0d0h", "1w", "7", "d", "-1d", "1.5d", "1d1d", "1h1d", " 1d", "1d\n", "١d", "1D", "1y 2m"]
+    "text",
+    ["", "0d", "0y0m0d0h", "1w", "7", "d", "-1d", "1.5d", "1d1d", "1h1d", " 1d", "1d\n", "\u0661d", "1D", "1y 2m"],
 )
 def test_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration; write years, months, days and hours as in 1y6m7d12h"):

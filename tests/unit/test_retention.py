@@ -52,8 +52,11 @@ POLICIES = st.builds(
 ).filter(lambda policy: not policy.is_empty())
 
 
+STANDINGS = st.sampled_from(Standing)
+
+
 @st.composite
-def backups(draw: st.DrawFn, standings: Any = st.sampled_from(Standing), plain: bool = False) -> list[Candidate]:
+def backups(draw: st.DrawFn, standings: Any = STANDINGS, plain: bool = False) -> list[Candidate]:
     """Backups with any times; plain ones are not protected and do not build on each other."""
     ages = draw(st.lists(AGES, max_size=25))
     made: list[Candidate] = []
