@@ -112,6 +112,8 @@ def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> O
             if outcome.changed:
                 state.last_success = attempt
                 _remember_proof(state, outcome.backup)
+        if outcome.changed:
+            directory.keep_catalogue()
     except OSError as error:
         outcome.warnings.append(f"the state of job {directory.name} could not be written: {error}")
     return outcome

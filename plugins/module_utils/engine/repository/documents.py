@@ -15,36 +15,48 @@ from typing import Any
 from ..errors import naming
 from ..paths import fsync_directory, hand_over
 
+# Twenty times as much as the catalogue of 10,000 backups.
+_LARGEST = 64 << 20
+
 
 def read(path: Path) -> Any:
     """The content of a document.
 
-    Raises OSError when it cannot be read, ValueError or RecursionError when it is not JSON.
+    Raises OSError when it cannot be read, ValueError or RecursionError when it is not JSON, or too large for memory.
     """
     # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
     descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        return json.loads(file.read())
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"{path} is larger than {_LARGEST} bytes")
+    return json.loads(content)
 
 
-def replace(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write a document in the place of an older one. The caller sees to it that nobody else does so meanwhile."""
+def replace(path: Path, value: Any, *, disposable: bool = False) -> None:
+    """Write a document in the place of an older one, durably. The caller sees that nobody else does so meanwhile.
+
+    A disposable one, that can be made again at any time, is written in haste: not for people, and not durably.
+    """
     # One name is enough, and what a killed run left is written over.
     aside = path.with_name(f".{path.name.lstrip('.')}.new")
     try:
         with naming(aside):
-            _write(aside, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), durable)
+            text = json.dumps(value) if disposable else json.dumps(value, indent=2, sort_keys=True)
+            _write(aside, f"{text}\n".encode(), durable=not disposable)
         aside.replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
         raise
-    if durable:
+    if not disposable:
         fsync_directory(path.parent)
 
 
-def _write(path: Path, content: bytes, durable: bool) -> None:
-    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _write(path: Path, content: bytes, *, durable: bool) -> None:
+    # Without O_NONBLOCK a pipe put in place of the file would wait for a reader.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(str(path), flags, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         hand_over(path)
         file.write(content)
