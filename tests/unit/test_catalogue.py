@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import CorruptError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import inform, prune
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import catalogue, documents
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.published import PublishedBackup
@@ -185,6 +186,22 @@ def test_a_problem_that_ends_is_forgotten(job: JobDirectory) -> None:
     assert job.catalogue()[0].problem
     stored.with_name("aside").rename(stored)
     assert not job.catalogue()[0].problem
+
+
+def test_a_disk_that_fails_for_a_moment_leaves_no_trace(job: JobDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = ids(job)[0]
+
+    def fail(self: PublishedBackup) -> Any:
+        raise CorruptError(f"backup {self.id}: manifest.json cannot be opened: Input/output error")
+
+    job.forget_catalogue()
+    with monkeypatch.context() as patch:
+        patch.setattr(PublishedBackup, "manifest", fail)
+        job.keep_catalogue()
+        assert job.catalogue()[0].problem
+        assert not prune.prune(job, Policy(keep_days=0.001)).remove
+    assert newest == job.catalogue()[0].id
+    assert not any(entry.problem for entry in job.catalogue())
 
 
 @pytest.mark.root

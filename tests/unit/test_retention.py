@@ -173,6 +173,16 @@ def test_a_worse_one_does_not_outlive_what_a_good_one_would(candidates: list[Can
     assert stay & worse <= kept(decide(all_good, policy, NOW))
 
 
+@given(backups(standings=st.just(Standing.GOOD), plain=True), POLICIES, st.data())
+def test_to_seem_damaged_for_a_moment_costs_nothing(
+    candidates: list[Candidate], policy: Policy, data: st.DataObject
+) -> None:
+    """As when a disk cannot be read: what stays if all are good stays then as well, be it damaged or not."""
+    seems = {one.id: data.draw(STANDINGS) for one in candidates}
+    seen = [dataclasses.replace(one, standing=seems[one.id]) for one in candidates]
+    assert kept(decide(candidates, policy, NOW)) <= kept(decide(seen, policy, NOW))
+
+
 @given(backups(standings=st.just(Standing.GOOD), plain=True), POLICIES, POLICIES)
 def test_rules_are_joined_by_or(candidates: list[Candidate], one: Policy, other: Policy) -> None:
     other = dataclasses.replace(other, timezone=one.timezone)

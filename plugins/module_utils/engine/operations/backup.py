@@ -132,6 +132,8 @@ def _pruned(job: Job, outcome: Outcome) -> Outcome:
 
 
 def _remember_proof(state: State, manifest: Dict[str, Any]) -> None:
+    # When a clock was set back there may have been another backup of this id.
+    state.forget(manifest["id"])
     if manifest["check"]:
         at = manifest["check"]["timestamp"]
         state.verified[manifest["id"]] = Verification(at, "passed")

@@ -55,10 +55,12 @@ def entries(directory: Path, backups: List[PublishedBackup], *, keep: bool = Fal
     """An entry for each of the backups, in their order. With keep, a stale catalogue is written anew."""
     known = _read(directory)
     found = [_entry(backup, known.get(backup.id)) for backup in backups]
-    if keep and (len(found) != len(known) or any(entry is not known.get(entry.id) for entry in found)):
+    # What has a problem may be readable at another time, or for another user.
+    sound = [entry for entry in found if not entry.problem]
+    if keep and (len(sound) != len(known) or any(entry is not known.get(entry.id) for entry in sound)):
         # It only saves time: that it cannot be written is no error.
         with contextlib.suppress(OSError):
-            content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in found]}
+            content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in sound]}
             documents.replace(directory / FILE_NAME, content, disposable=True)
     checked = [(backup, _with_files(backup, entry)) for backup, entry in zip(backups, found)]
     # One that a prune removes meanwhile is no problem.
@@ -92,12 +94,9 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         if known and known.stamp == stamp:
             return known
         manifest = backup.manifest()
-    except CorruptError as error:
-        return Entry(backup.id, stamp, str(error))
-    except NotFoundError as error:
+    except (CorruptError, NotFoundError) as error:
         return Entry(backup.id, [], str(error))
     except OSError as error:
-        # It may be readable at another time, or for another user.
         return Entry(backup.id, [], sentence(error))
     return Entry(
         id=backup.id,

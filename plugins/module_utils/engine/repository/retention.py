@@ -151,7 +151,9 @@ def decide(candidates: List[Candidate], policy: Policy, now: datetime.datetime) 
     past = [candidate for candidate in ordered if candidate.time <= now]
     good = [candidate for candidate in past if candidate.standing is Standing.GOOD]
     kept, dropped = _by_rules(past, good, policy, now)
-    _whatever_the_rules(ordered, good, policy, now, kept)
+    if good:
+        _floor(past, policy.keep_min_good, kept)
+    _whatever_the_rules(ordered, bool(good), now, kept)
     _bases_of_increments(ordered, kept)
     return [Decision(one, one.id in kept, kept.get(one.id) or dropped.get(one.id, [])) for one in ordered]
 
@@ -162,7 +164,8 @@ def _by_rules(
     """The reasons to keep and to drop, by id.
 
     Slots are given to the good ones first, as if no others existed. What is worse stays where it would have a slot if
-    it counted as well, so it goes when its time has come, and never at the cost of a better one.
+    it counted as well, so it goes when its time has come, and never at the cost of a better one. And a good one that
+    only seems to be damaged, as the disk could not be read for a moment, loses nothing.
     """
     kept: Dict[str, List[str]] = {}
     dropped: Dict[str, List[str]] = {}
@@ -255,20 +258,26 @@ def _younger(pool: List[Candidate], now: datetime.datetime, days: float) -> _Ver
     return verdicts
 
 
+def _floor(past: List[Candidate], count: int, kept: Dict[str, List[str]]) -> None:
+    """Keep the newest good ones, and again what is worse where it would be one of them if it counted."""
+    for standing in Standing:
+        kind = "good backups" if standing is Standing.GOOD else "backups"
+        pool = [candidate for candidate in past if candidate.standing <= standing]
+        for candidate in pool[:count]:
+            kept.setdefault(candidate.id, [f"one of the newest {count} {kind} (keep_min_good)"])
+
+
 def _whatever_the_rules(
-    ordered: List[Candidate], good: List[Candidate], policy: Policy, now: datetime.datetime, kept: Dict[str, List[str]]
+    ordered: List[Candidate], has_good: bool, now: datetime.datetime, kept: Dict[str, List[str]]
 ) -> None:
     """Add the reasons that do not depend on rules."""
-    floor = {candidate.id for candidate in good[: policy.keep_min_good]}
     for candidate in ordered:
         reasons = kept.get(candidate.id, [])
-        if candidate.id in floor and not reasons:
-            reasons = [f"one of the newest {policy.keep_min_good} good backups (keep_min_good)"]
         if candidate.is_protected:
             reasons = [*reasons, "protected"]
         if candidate.time > now:
             reasons = [*reasons, "its time lies in the future"]
-        elif not good:
+        elif not has_good:
             reasons = [*reasons, "there is no good backup yet"]
         if reasons:
             kept[candidate.id] = reasons
