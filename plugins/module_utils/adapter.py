@@ -68,7 +68,7 @@ def run_backup(module: AnsibleModule, kind: str) -> Dict[str, Any]:
     job = jobs.parse({"type": kind, **options})
     outcome = backup.predict(job) if module.check_mode else backup.back_up(job)
     result = outcome.to_json()
-    if outcome.changed:
+    if outcome.changed and module._diff:
         previous = outcome.previous.to_json() if outcome.previous else None
         result["diff"] = {"before": essence(previous), "after": essence(outcome.backup)}
     return result

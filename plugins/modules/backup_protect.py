@@ -67,6 +67,12 @@ reason:
   returned: success
   type: str
   sample: before the upgrade to 2.0
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from typing import Any, Dict

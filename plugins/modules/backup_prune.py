@@ -81,6 +81,12 @@ remove:
   type: list
   elements: dict
   contains: *decision
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from typing import Any, Dict

@@ -229,7 +229,7 @@ def as_pipe(path: Path) -> None:
 
 
 def as_link(path: Path) -> None:
-    path.with_name("elsewhere").write_text('{"schema": 1, "backups": []}')
+    path.with_name("elsewhere").write_text('{"schema": 2, "backups": []}')
     path.symlink_to("elsewhere")
 
 
@@ -277,14 +277,14 @@ def test_another_kind_of_file_where_it_is_written(job: JobDirectory, make: Calla
         b"\xff",
         b"[" * 100_000,
         b"{}",
-        b'{"schema": 1}',
-        b'{"schema": 2, "backups": []}',
-        b'{"schema": 1, "backups": 3}',
-        b'{"schema": 1, "backups": {"id": 1}}',
-        b'{"schema": 1, "backups": [null]}',
-        b'{"schema": 1, "backups": [{"id": 1, "stamp": []}]}',
-        b'{"schema": 1, "backups": [{"id": "x", "stamp": [1e999]}]}',
-        b'{"schema": 1, "backups": [{"id": "x", "stamp": [], "surprise": 1}]}',
+        b'{"schema": 2}',
+        b'{"schema": 0, "backups": []}',
+        b'{"schema": 2, "backups": 3}',
+        b'{"schema": 2, "backups": {"id": 1}}',
+        b'{"schema": 2, "backups": [null]}',
+        b'{"schema": 2, "backups": [{"id": 1, "stamp": []}]}',
+        b'{"schema": 2, "backups": [{"id": "x", "stamp": [1e999]}]}',
+        b'{"schema": 2, "backups": [{"id": "x", "stamp": [], "surprise": 1}]}',
     ],
     ids=lambda content: repr(content[:40]),
 )

@@ -165,6 +165,9 @@ class TestProgress:
             with ProgressBar("verifying", quiet=False) as progress:
                 progress(2048)
         shown = os.read(master, 1000).decode()
+        # The terminal may hand over what was written at the end a moment later.
+        while shown.count("\033[K") < 2:
+            shown += os.read(master, 1000).decode()
         os.close(master)
         assert shown.startswith("\rverifying: 2.0 KiB")
         assert shown.endswith("\r\033[K")
@@ -173,6 +176,26 @@ class TestProgress:
         with ProgressBar("verifying", quiet=False) as progress:
             progress(2048)
         assert capsys.readouterr().err == ""
+
+
+def test_what_all_commands_have_can_be_said_before_the_command(command: Command) -> None:
+    places = ["--repository", str(command.repository), "--jobs-directory", str(command.jobs)]
+    program = [command.python, str(DBBACKUP)]
+    for before, after in (
+        ([*places, "--json"], []),
+        (["--json"], places),
+        (places, ["--json"]),
+        ([], [*places, "--json"]),
+    ):
+        arguments = [*program, *before, "run", "kg", *after]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run
+        assert json.loads(run.stdout)["changed"]
+    assert len(command.backups("kg")) == 4
+    run = subprocess.run([*program, "--json", *places, "run", "other"], capture_output=True, text=True, check=False)
+    assert (run.returncode, json.loads(run.stdout)["exit_code"]) == (10, 10)
+    run = subprocess.run([*program, *places, "list"], capture_output=True, text=True, check=False)
+    assert run.stdout.startswith("JOB")
 
 
 def test_json_of_status_is_whole(command: Command) -> None:

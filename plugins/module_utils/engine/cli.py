@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import backups, listing, retention
+from .commands import adoption, backups, listing, retention
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
+from .processes import DEFAULT_TIMEOUT
 from .terminal import say
 
 
@@ -28,6 +29,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         told = options.command(options)
         say(json.dumps(told.json, indent=2) if options.json else told.text)
+        if told.failure:
+            sys.stderr.write(f"dbbackup: {told.failure}\n")
+            return BackupError.exit_code
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
@@ -40,11 +44,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="dbbackup", description="Hot backups of embedded databases, proven restorable."
     )
     parser.add_argument("--version", action="version", version=f"dbbackup {VERSION}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
-    common.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, default=jobs.DEFAULT_DIRECTORY)
-    common.add_argument("--json", action="store_true", help="print JSON")
-    common.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_common(parser)
+    parser.set_defaults(jobs_directory=jobs.DEFAULT_DIRECTORY)
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_common(common)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], Told], text: str) -> argparse.ArgumentParser:
@@ -65,8 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     _dry_run(add_for_job("run", backups.run, "back up now, as the job's file says"))
     add_for_jobs("list", listing.list_backups, "list backups")
     add_for_jobs("status", listing.status, "tell how jobs fared")
-    add_for_job("verify", backups.verify, "read a backup and open it").add_argument("--id", help="default: the newest")
+    verify = add_for_job("verify", backups.verify, "read a backup and open it")
+    verify.add_argument("--id", help="default: the newest")
+    _timeout(verify)
     _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
+    _adopt_options(add("adopt", adoption.adopt, "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
     protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
     protect.add_argument("--id", required=True)
@@ -83,6 +89,14 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner", help="user of the restored files")
     parser.add_argument("--group", help="group of the restored files")
     parser.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
+    _timeout(parser)
+    _dry_run(parser)
+
+
+def _adopt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path)
+    parser.add_argument("--pattern", required=True, help="which files directly in it, as 'datahike-*.edn'")
+    parser.add_argument("--job", metavar="JOB", help="default: what the pattern begins with, before '-' or a wildcard")
     _dry_run(parser)
 
 
@@ -93,8 +107,21 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=float, metavar="HOURS", help="simulate a backup so often; default: as so far")
 
 
+def _timeout(parser: argparse.ArgumentParser) -> None:
+    text = f"seconds of silence after which opening the copy fails, default: {DEFAULT_TIMEOUT}"
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", default=DEFAULT_TIMEOUT, help=text)
+
+
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """What can be said before the command and after it; there it has no default, which would undo what was said."""
+    parser.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
+    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.DEFAULT_DIRECTORY}")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _octal(text: str) -> int:

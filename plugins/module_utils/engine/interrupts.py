@@ -49,6 +49,12 @@ def end_of_work() -> None:
     _state.too_late = True
 
 
+def more_work() -> None:
+    """Something was finished and more is to come: a signal that had no effect has it now."""
+    _state.too_late = False
+    _raise_pending()
+
+
 def _arrived(number: int, _frame: object) -> None:
     _state.pending.append(number)
     _raise_pending()

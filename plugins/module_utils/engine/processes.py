@@ -18,13 +18,18 @@ import os
 import pwd
 import select
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Type
+from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Sequence, Type
 
-from .errors import BackupError, SourceError, sentence
+from .errors import BackupError, SourceError, UsageError, naming, sentence
 from .stream.stages import CHUNK, write_all
+
+# Seconds of silence.
+DEFAULT_TIMEOUT = 60
+LONGEST_TIMEOUT = 86400
 
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
@@ -46,6 +51,51 @@ class Owner(NamedTuple):
         return cls(status.st_uid, status.st_gid)
 
 
+# What parses a copy runs as nobody: a hostile one may take over the process that opens it.
+NOBODY = Owner(65534, 65534)
+
+
+@contextlib.contextmanager
+def lent_to_nobody(path: Path) -> Iterator[int]:
+    """Open a file that this process has just made so that a child can read it as NOBODY; yields the descriptor.
+
+    The child opens it again through /proc/self/fd. Root lends it by its group: who owns it could change it.
+    Raises BackupError when it is not the file that was made.
+    """
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_nlink) != (os.geteuid(), 1) or status.st_mode & 0o077:
+            raise BackupError(f"{path} was replaced while it was made; somebody else is at work in its directory")
+        with _readable_by_nobody(descriptor, path):
+            yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _readable_by_nobody(descriptor: int, path: Path) -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    status = os.fstat(descriptor)
+    try:
+        with naming(path):
+            os.fchown(descriptor, -1, NOBODY.gid)
+            os.fchmod(descriptor, 0o640)
+        yield
+    finally:
+        with naming(path):
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+            os.fchown(descriptor, -1, status.st_gid)
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise UsageError unless a child may be silent for so long."""
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise UsageError(f"timeout {seconds:g} is out of range; give 1 to {LONGEST_TIMEOUT} seconds")
+
+
 class Report:
     """How the function in the child talks to the parent while it works."""
 
@@ -65,9 +115,9 @@ class Report:
 class Child:
     """The child process, as a context manager: leaving it ends the child whatever it does.
 
-    function gets a Report; what it returns must be JSON. Its bytes to report.output are read with chunks, its result
-    with result. A BackupError in the child is raised again in the parent, as failing; a crash or a silence of
-    timeout seconds as well, with what as the subject of the sentence.
+    Of the parent's descriptors it keeps those that are named. function gets a Report; what it returns must be JSON.
+    Its bytes to report.output are read with chunks, its result with result. A BackupError in the child is raised again
+    in the parent, as failing; a crash or a silence of timeout seconds as well, with what as subject of the sentence.
     """
 
     def __init__(
@@ -78,6 +128,7 @@ class Child:
         timeout: float,
         owner: Optional[Owner] = None,
         directory: Optional[Path] = None,
+        descriptors: Sequence[int] = (),
         failing: Type[BackupError] = SourceError,
     ) -> None:
         self._what = what
@@ -91,7 +142,9 @@ class Child:
         life, self._life = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            _run_in_child(function, Report(reports, output), life, owner, directory)
+            _run_in_child(
+                function, Report(reports, output), life, owner=owner, directory=directory, descriptors=descriptors
+            )
         for descriptor in (output, reports, life):
             os.close(descriptor)
 
@@ -161,22 +214,24 @@ def _run_in_child(
     function: Callable[[Report], Any],
     report: Report,
     life: int,
+    *,
     owner: Optional[Owner],
     directory: Optional[Path],
+    descriptors: Sequence[int],
 ) -> NoReturn:
     status = 0
     try:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        _keep_open(report.output, report.descriptor, life)
+        _keep_open(report.output, report.descriptor, life, *descriptors)
         if directory:
             # Entered while still root: the owner of the data may be unable to pass the directories above it.
             os.chdir(directory)
         if owner and os.geteuid() == 0 and owner.uid != 0:
             _become(owner)
         _guard(life)
-        _keep_open(report.output, report.descriptor)
+        _keep_open(report.output, report.descriptor, *descriptors)
         result = function(report)
         os.close(report.output)
         report.send({"result": result})

@@ -49,7 +49,8 @@ def _run_text(outcome: backup.Outcome, options: argparse.Namespace) -> str:
 def verify(options: argparse.Namespace) -> Told:
     """Read a backup and open it."""
     with ProgressBar("verifying", options.quiet) as progress:
-        result = verifying.verify(repository_of(options).job(options.job), options.id, progress)
+        job = repository_of(options).job(options.job)
+        result = verifying.verify(job, options.id, progress, timeout=options.timeout)
     lines = warning_lines(result.warnings)
     lines.append(f"{options.job}: {result.path}: verified{', opened and read' if result.opened else ''}")
     return Told(result.to_json(), "\n".join(lines))
@@ -58,7 +59,12 @@ def verify(options: argparse.Namespace) -> Told:
 def restore(options: argparse.Namespace) -> Told:
     """Restore a backup, or with dry_run tell what would be done."""
     request = restoring.Request(
-        destination=options.dest, force=options.force, owner=options.owner, group=options.group, mode=options.mode
+        destination=options.dest,
+        force=options.force,
+        owner=options.owner,
+        group=options.group,
+        mode=options.mode,
+        timeout=options.timeout,
     )
     with ProgressBar("restoring", options.quiet) as progress:
         result = restoring.restore(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from pathlib import Path
 from typing import Iterator, List, Optional, Type
 
 from ..errors import BackupError, CorruptError
-from ..paths import make_directories
 from ..repository.manifest import FileRecord, Origin
 from ..repository.published import PublishedBackup
+from ..repository.staging import WorkingDirectory
 from ..sources import tree
 from ..sources.base import Source
 from ..stream.stages import Reader, SparseFileWriter, Stage
@@ -30,7 +29,7 @@ def prove(
     compression: str,
     source: Type[Source],
     origin: Origin,
-    scratch: Optional[Path],
+    scratch: Optional[WorkingDirectory],
     timeout: float,
     progress: Progress,
 ) -> Origin:
@@ -45,8 +44,8 @@ def prove(
         if record.content == "tar":
             target = Reader(functools.partial(tree.check, included=source.included(origin)))
         elif scratch:
-            unpacked[record.path] = scratch / record.path
-            target = SparseFileWriter(create(scratch / record.path), durable=False)
+            unpacked[record.path] = scratch.path / record.path
+            target = SparseFileWriter(scratch.create(record.path), durable=False)
         with stored.opened(record) as descriptor:
             # What was just written is to be read from the medium, not from memory.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -96,9 +95,3 @@ def load_record(
         if isinstance(error, OSError):
             raise BackupError(f"cannot unpack {record.repo_path}: {error.strerror}") from error
         raise
-
-
-def create(path: Path) -> int:
-    """A new private file, and the directories above it."""
-    make_directories(path.parent)
-    return os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -15,6 +15,7 @@ from .. import times
 from ..errors import BackupError, Interrupted, LockedError, sentence
 from ..repository import protection
 from ..repository.catalogue import Entry
+from ..repository.manifest import UNKNOWN
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Decision, Policy, Standing, decide
@@ -151,6 +152,9 @@ def _standing(entry: Entry, state: State) -> Standing:
     verified = state.verified.get(entry.id)
     if entry.problem or (verified and verified.status == "failed"):
         return Standing.DAMAGED
+    if entry.consistency == UNKNOWN:
+        # That its bytes are still the same does not make them consistent.
+        return Standing.UNVERIFIED
     return Standing.GOOD if entry.proven or verified else Standing.UNVERIFIED
 
 
@@ -167,7 +171,8 @@ def _warnings(directory: JobDirectory, candidates: List[Candidate], now: datetim
     future = [candidate.id for candidate in candidates if candidate.time > now]
     warnings = []
     if past and not any(candidate.standing is Standing.GOOD for candidate in past):
-        warnings.append(f"no backup of job {job} is known to be good, so all stay; verify one: dbbackup verify {job}")
+        advice = f"run the job, or verify one: dbbackup verify {job}"
+        warnings.append(f"no backup of job {job} is known to be good, so all stay; {advice}")
     if future:
         warnings.append(f"job {job}: {_named(future)} in the future, so to stay without a slot; look at the clock")
     damaged = [candidate.id for candidate in candidates if candidate.standing is Standing.DAMAGED]

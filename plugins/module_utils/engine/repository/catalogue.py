@@ -19,14 +19,14 @@ from typing import Dict, List, Optional
 
 from ..decoding import decode, encode
 from ..errors import CorruptError, NotFoundError, sentence
-from ..paths import is_directory, is_safe_relative
+from ..paths import is_directory, is_safe_relative, opened_directory
 from ..times import from_rfc3339
 from . import documents
 from . import manifest as manifests
 from .published import PublishedBackup
 
 FILE_NAME = ".catalogue.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _SOURCES = (manifests.FILE_NAME, manifests.CHECKSUMS_NAME)
 
 
@@ -46,6 +46,7 @@ class Entry:
     duration_ms: Optional[int] = None
     engine: Optional[str] = None
     type: Optional[str] = None
+    consistency: Optional[str] = None
     proven: bool = False
     stored: Dict[str, int] = dataclasses.field(default_factory=dict)
     references: List[str] = dataclasses.field(default_factory=list)
@@ -61,7 +62,8 @@ def entries(directory: Path, backups: List[PublishedBackup], *, keep: bool = Fal
         # It only saves time: that it cannot be written is no error.
         with contextlib.suppress(OSError):
             content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in sound]}
-            documents.replace(directory / FILE_NAME, content, disposable=True)
+            with opened_directory(directory) as descriptor:
+                documents.replace(descriptor, FILE_NAME, content, disposable=True)
     checked = [(backup, _with_files(backup, entry)) for backup, entry in zip(backups, found)]
     # One that a prune removes meanwhile is no problem.
     return [entry for backup, entry in checked if not entry.problem or backup.has_manifest()]
@@ -107,6 +109,7 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         duration_ms=manifest.summary.duration_ms,
         engine=manifest.engine.name,
         type=manifest.backup.type,
+        consistency=manifest.backup.consistency,
         proven=manifest.check is not None,
         stored={record.repo_path: record.repo_size for record in manifest.files},
         references=manifest.backup.reference,

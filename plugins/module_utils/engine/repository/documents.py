@@ -12,8 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import naming
-from ..paths import fsync_directory, hand_over
+from ..paths import anchored, create, hand_over
 
 # Twenty times as much as the catalogue of 10,000 backups.
 _LARGEST = 64 << 20
@@ -33,33 +32,28 @@ def read(path: Path) -> Any:
     return json.loads(content)
 
 
-def replace(path: Path, value: Any, *, disposable: bool = False) -> None:
-    """Write a document in the place of an older one, durably. The caller sees that nobody else does so meanwhile.
+def replace(directory: int, name: str, value: Any, *, disposable: bool = False) -> None:
+    """Write a document into an open directory, durably, in the place of an older one. The caller is alone in doing so.
 
     A disposable one, that can be made again at any time, is written in haste: not for people, and not durably.
     """
-    # One name is enough, and what a killed run left is written over.
-    aside = path.with_name(f".{path.name.lstrip('.')}.new")
+    # One name is enough then, and a killed run may have left it.
+    aside = anchored(directory, f".{name.lstrip('.')}.new")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
     try:
-        with naming(aside):
+        descriptor = create(aside)
+        with os.fdopen(descriptor, "wb") as file:
+            hand_over(descriptor, directory)
             text = json.dumps(value) if disposable else json.dumps(value, indent=2, sort_keys=True)
-            _write(aside, f"{text}\n".encode(), durable=not disposable)
-        aside.replace(path)
+            file.write(f"{text}\n".encode())
+            file.flush()
+            if not disposable:
+                os.fsync(descriptor)
+        aside.replace(anchored(directory, name))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
         raise
     if not disposable:
-        fsync_directory(path.parent)
-
-
-def _write(path: Path, content: bytes, *, durable: bool) -> None:
-    # Without O_NONBLOCK a pipe put in place of the file would wait for a reader.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(str(path), flags, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        hand_over(path)
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(descriptor)
+        os.fsync(directory)

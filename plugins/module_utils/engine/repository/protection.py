@@ -17,7 +17,8 @@ from typing import Optional
 
 from .. import times
 from ..decoding import decode, encode
-from ..paths import fsync_directory
+from ..errors import naming
+from ..paths import opened_directory
 from . import documents
 from .manifest import PROTECTION_NAME as FILE_NAME
 
@@ -42,11 +43,13 @@ def read(backup: Path) -> Optional[Protection]:
 
 def protect(backup: Path, reason: Optional[str]) -> None:
     """Protect the backup in this directory, durably; a new reason replaces an older one."""
-    documents.replace(backup / FILE_NAME, encode(Protection(times.to_rfc3339(times.now()), reason)))
+    content = encode(Protection(times.to_rfc3339(times.now()), reason))
+    with naming(backup / FILE_NAME), opened_directory(backup) as directory:
+        documents.replace(directory, FILE_NAME, content)
 
 
 def unprotect(backup: Path) -> None:
     """Leave the backup in this directory to the policy again."""
-    with contextlib.suppress(FileNotFoundError):
-        (backup / FILE_NAME).unlink()
-        fsync_directory(backup)
+    with contextlib.suppress(FileNotFoundError), opened_directory(backup) as directory:
+        os.unlink(FILE_NAME, dir_fd=directory)
+        os.fsync(directory)

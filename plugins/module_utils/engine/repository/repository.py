@@ -10,12 +10,13 @@ import contextlib
 import datetime
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
 from .. import times
-from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError
+from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError, naming
 from ..interrupts import held_back
 from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
 from ..stream.compression import Compression
@@ -25,7 +26,7 @@ from . import state as states
 from .manifest import Manifest
 from .published import PublishedBackup
 from .staging import PREFIX as STAGING_PREFIX
-from .staging import Staging, working_directory
+from .staging import Staging, WorkingDirectory, working_directory
 from .state import State
 
 _SCRATCH_PREFIX = ".scratch-"
@@ -71,12 +72,22 @@ class JobDirectory:
     def staging(self, started: datetime.datetime, compression: Compression) -> Iterator[Staging]:
         """A new backup in the making; what is not published is removed at the end."""
         backup_id = self.free_id(started)
-        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as path:
-            yield Staging(path, backup_id, compression)
+        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as directory:
+            yield Staging(directory, backup_id, compression)
 
-    def scratch(self) -> ContextManager[Path]:
+    def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""
         return working_directory(self.path / f"{_SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
+
+    @contextlib.contextmanager
+    def scratch_elsewhere(self) -> Iterator[WorkingDirectory]:
+        """The same below the system's temporary directory, for a repository that cannot or must not be written to."""
+        with tempfile.TemporaryDirectory(prefix="db-backup-") as above, working_directory(Path(above, "copy")) as inner:
+            yield inner
+
+    def is_writable(self) -> bool:
+        """Whether this user can make files here, on a file system that is not read-only."""
+        return os.access(self.path, os.W_OK | os.X_OK)
 
     def free_id(self, started: datetime.datetime) -> str:
         """The id of a backup that starts now: a collision takes the next free second."""
@@ -150,19 +161,26 @@ class JobDirectory:
         return backup
 
     def latest_good(self) -> Optional[PublishedBackup]:
-        """The newest backup with a sound manifest whose last verification did not fail."""
+        """The newest backup with a sound manifest whose last verification did not fail.
+
+        Where there is any other, it is none of which nobody knows whether it is consistent.
+        """
         verified = self.state().verified
+        unknown: Optional[PublishedBackup] = None
         for backup in self.backups():
             verification = verified.get(backup.id)
             if verification and verification.status == "failed":
                 continue
             try:
-                backup.check_sizes(backup.manifest())
+                manifest = backup.manifest()
+                backup.check_sizes(manifest)
             except (CorruptError, NotFoundError):
                 # A prune may remove it just now.
                 continue
-            return backup
-        return None
+            if manifest.backup.consistency != manifests.UNKNOWN:
+                return backup
+            unknown = unknown or backup
+        return unknown
 
     def latest_good_manifest(self) -> Optional[Manifest]:
         """Its manifest."""
@@ -176,10 +194,10 @@ class JobDirectory:
     @contextlib.contextmanager
     def changed_state(self) -> Iterator[State]:
         """The state, to be changed and written back while no other process does."""
-        with locks.briefly_locked(self.path):
+        with naming(self.path / states.FILE_NAME), locks.briefly_locked(self.path) as directory:
             state = states.read(self.path)
             yield state
-            states.write(self.path, state)
+            states.write(directory, state)
 
     def _listed(self) -> List[os.DirEntry[str]]:
         try:

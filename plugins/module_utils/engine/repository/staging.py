@@ -10,11 +10,11 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, NamedTuple
 
 from ..errors import BackupError, CorruptError, naming
 from ..interrupts import end_of_work, held_back
-from ..paths import fsync_directory, hand_over, make_directories
+from ..paths import anchored, create, fsync_directory, hand_over, make_directories, make_directory, opened, walk_up
 from ..stream.compression import SUFFIXES, Compression
 from ..stream.stages import FileWriter
 from ..stream.transfer import StoreStream
@@ -26,11 +26,48 @@ from .published import PublishedBackup
 PREFIX = ".partial-"
 
 
+class WorkingDirectory(NamedTuple):
+    """A private directory, at path and open. Files are made through the descriptor.
+
+    While root works here it is root's, in the repository of whomever: nobody can put a link into it.
+    """
+
+    path: Path
+    descriptor: int
+
+    def create(self, path: str) -> int:
+        """Open a new file of this relative path, in directories that are made where they are missing."""
+        place = anchored(self.descriptor, path)
+        with naming(self.path / path):
+            make_directories(place.parent)
+            return create(place)
+
+    def make_durable(self) -> None:
+        """Sync all directories, those above after those below."""
+        with naming(self.path):
+            for directory, _files in walk_up(self.descriptor):
+                os.fsync(directory)
+
+    def hand_over(self) -> None:
+        """Give all of it to the owner of the directory it is in, itself at last."""
+        above = os.open(str(anchored(self.descriptor, "..")), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with naming(self.path):
+                for directory, files in walk_up(self.descriptor):
+                    for name in files:
+                        with opened(directory, name) as file:
+                            hand_over(file, above)
+                    hand_over(directory, above)
+        finally:
+            os.close(above)
+
+
 class Staging:
     """Collects the stored files of one backup; publish makes it a backup."""
 
-    def __init__(self, path: Path, backup_id: str, compression: Compression) -> None:
-        self.path = path
+    def __init__(self, directory: WorkingDirectory, backup_id: str, compression: Compression) -> None:
+        self.path = directory.path
+        self._directory = directory
         self.id = backup_id
         self.compression = compression
         self.records: List[FileRecord] = []
@@ -45,8 +82,7 @@ class Staging:
                 f"{path} cannot be stored as {repo_path}: there is another file of this name in the backup"
             )
         stored_path = self.path / repo_path
-        make_directories(stored_path.parent)
-        stream = StoreStream(_create(stored_path), self.compression)
+        stream = StoreStream(self._directory.create(repo_path), self.compression)
         try:
             yield stream
             stream.close()
@@ -81,13 +117,13 @@ class Staging:
             (manifests.CHECKSUMS_NAME, manifests.checksums(manifest, data)),
         ):
             with naming(self.path / name):
-                writer = FileWriter(_create(self.path / name))
+                writer = FileWriter(self._directory.create(name))
                 writer.write(content)
                 writer.close()
-        for directory, _unused, _unused in os.walk(self.path, onerror=_raise):
-            fsync_directory(Path(directory))
+        self._directory.make_durable()
         if PublishedBackup(self.path).read() != manifest:
             raise CorruptError("%s does not read back as it was written" % (self.path / manifests.FILE_NAME))
+        self._directory.hand_over()
         target = self.path.parent / self.id
         end_of_work()
         os.rename(self.path, target)
@@ -101,28 +137,18 @@ class Staging:
 
 
 @contextlib.contextmanager
-def working_directory(path: Path) -> Iterator[Path]:
+def working_directory(path: Path) -> Iterator[WorkingDirectory]:
     """A private directory that is gone afterwards, unless it was renamed; held, so that it is known to be in use."""
     with contextlib.ExitStack() as stack:
         # The directory above is held meanwhile: else a run could take the new one for the leftover of a killed one.
-        with held_back(), locks.briefly_locked(path.parent):
-            path.mkdir(0o700)
+        with held_back(), naming(path), locks.briefly_locked(path.parent) as parent:
+            descriptor = make_directory(anchored(parent, path.name))
+            stack.callback(os.close, descriptor)
             stack.callback(_remove, path)
-            hand_over(path)
-            stack.enter_context(locks.locked_directory(path, str(path)))
-        yield path
+            stack.enter_context(locks.locked(descriptor, str(path)))
+        yield WorkingDirectory(path, descriptor)
 
 
 def _remove(path: Path) -> None:
     with held_back():
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _create(path: Path) -> int:
-    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    hand_over(path)
-    return descriptor

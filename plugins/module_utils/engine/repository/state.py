@@ -66,6 +66,6 @@ def read(directory: Path) -> State:
         return State()
 
 
-def write(directory: Path, state: State) -> None:
-    """Replace the state of the job in this directory, durably. The caller holds the directory."""
-    documents.replace(directory / FILE_NAME, encode(state))
+def write(directory: int, state: State) -> None:
+    """Replace the state of the job in this open directory, durably. The caller holds it."""
+    documents.replace(directory, FILE_NAME, encode(state))

@@ -84,6 +84,8 @@ class Source(abc.ABC):
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
         """Open the unpacked copies, by record path, with the engine and read all of them.
 
+        They are private files that were just made of what may come from a stranger: open them in a Child that runs as
+        NOBODY, through a descriptor of processes.lent_to_nobody. timeout is its longest silence, in seconds.
         Returns the origin completed with what was counted. Raises CorruptError.
         """
 

@@ -26,7 +26,7 @@ Bytes = Union[bytes, bytearray, memoryview]
 # Small enough to stay in a processor's cache from one stage to the next.
 CHUNK = 1 << 18
 _SPARSE_BLOCK = 1 << 16
-_WRITE_BACK = 128 << 20
+_WRITE_BACK = 64 << 20
 _CHUNKS_BETWEEN = 8
 _ZEROS = bytes(_SPARSE_BLOCK)
 
@@ -91,9 +91,12 @@ class FileWriter(Stage):
         super().__init__(None)
         self._descriptor = descriptor
         self._durable = durable
+        self._size = 0
+        self._begun = 0
 
     def write(self, data: Bytes) -> int:
         write_all(self._descriptor, data)
+        self._grown(len(data))
         return len(data)
 
     def close(self) -> None:
@@ -105,6 +108,13 @@ class FileWriter(Stage):
         if self._descriptor >= 0:
             self._release()
 
+    def _grown(self, size: int) -> None:
+        self._size += size
+        if self._durable and self._size - self._begun >= _WRITE_BACK:
+            # Has the system begin with what fsync would else do at the end, while this process goes on.
+            os.posix_fadvise(self._descriptor, self._begun, self._size - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self._size
+
     def _release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
@@ -112,11 +122,6 @@ class FileWriter(Stage):
 
 class SparseFileWriter(FileWriter):
     """Leaves holes where whole blocks are zero, so that a sparse database stays small on disk."""
-
-    def __init__(self, descriptor: int, durable: bool = True) -> None:
-        super().__init__(descriptor, durable)
-        self._size = 0
-        self._begun = 0
 
     def write(self, data: Bytes) -> int:
         view = memoryview(data)
@@ -126,13 +131,9 @@ class SparseFileWriter(FileWriter):
             if is_zero:
                 os.lseek(self._descriptor, end - start, os.SEEK_CUR)
             else:
-                super().write(view[start:end])
+                write_all(self._descriptor, view[start:end])
             start = end
-        self._size += len(view)
-        if self._durable and self._size - self._begun >= _WRITE_BACK:
-            # Has the system begin to write what fsync would else wait for at the end.
-            os.posix_fadvise(self._descriptor, self._begun, self._size - self._begun, os.POSIX_FADV_DONTNEED)
-            self._begun = self._size
+        self._grown(len(view))
         return len(view)
 
     def close(self) -> None:

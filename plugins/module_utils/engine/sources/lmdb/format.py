@@ -10,14 +10,18 @@ Source: struct MDB_meta and MDB_page in mdb.c of LMDB 0.9, 1.0 and their forks, 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
 import struct
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from ...errors import SourceError, naming
+
+# The data versions of files with one layout of meta pages.
+LMDB, DLMDB = 1, 2
 
 _MAGIC = 0xBEEFC0DE
 _META_OFFSET = 16
@@ -54,12 +58,12 @@ class Meta:
         return (self.last_page + 1) * self.page_size
 
 
-def parse_metas(head: bytes) -> List[Meta]:
-    """The valid meta pages at the start of an LMDB 0.9 data file, the current one first; empty for anything else."""
-    first = _parse(head, 0)
+def parse_metas(head: bytes, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
+    """The valid meta pages at the start of a data file of these versions, the current one first; else nothing."""
+    first = _parse(head, 0, versions)
     if first is None:
         return []
-    second = _parse(head, first.page_size)
+    second = _parse(head, first.page_size, versions)
     metas = [first] if second is None else [first, second]
     return sorted(metas, key=lambda meta: meta.txnid, reverse=True)
 
@@ -71,12 +75,17 @@ def read_metas(data: Path) -> List[Meta]:
     """
     descriptor = _open(data)
     try:
-        with naming(data):
-            head = _stable_head(descriptor)
-        # The size after the meta: data pages reach the file before the meta page that speaks of them.
-        size = os.fstat(descriptor).st_size
+        return metas_of(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def metas_of(descriptor: int, data: Path) -> List[Meta]:
+    """The same of an open file; data is its name for messages."""
+    with naming(data):
+        head = _stable_head(descriptor)
+    # The size after the meta: data pages reach the file before the meta page that speaks of them.
+    size = os.fstat(descriptor).st_size
     _refuse_others(data, head, size)
     metas = parse_metas(head)
     if not metas:
@@ -131,7 +140,8 @@ def _open(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        reason = "it is a link; name the file that it leads to" if error.errno == errno.ELOOP else error.strerror
+        raise SourceError(f"{path} cannot be read: {reason}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SourceError(f"{path} is not a regular file")
@@ -183,13 +193,15 @@ def _word(head: bytes, offset: int) -> int:
     return int.from_bytes(head[offset : offset + 4], "little")
 
 
-def _parse(head: bytes, page: int) -> Optional[Meta]:
+def _parse(head: bytes, page: int, versions: Tuple[int, ...] = (LMDB,)) -> Optional[Meta]:
     start = page + _META_OFFSET
     if len(head) < start + _META_SIZE:
         return None
     magic, version, _address, map_size, free, main, last_page, txnid = _META.unpack_from(head, start)
     page_size = _DATABASE.unpack(free)[0]
-    if magic != _MAGIC or version != 1 or not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
+    if magic != _MAGIC or version not in versions:
+        return None
+    if not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
         return None
     # Not the fixed address: it says nothing of the content.
     fingerprint = hashlib.sha256(head[start + 16 : start + _META_SIZE]).hexdigest()
