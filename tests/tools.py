@@ -93,6 +93,14 @@ class Command:
         """The ids that are in the repository, oldest first."""
         return sorted(entry.name for entry in (self.repository / job).glob("[0-9]*"))
 
+    def state(self, job: str) -> Any:
+        """What is in the state of a job."""
+        return json.loads((self.repository / job / "state.json").read_text())
+
+    def catalogue(self, job: str) -> Any:
+        """What is in the catalogue of a job."""
+        return json.loads((self.repository / job / ".catalogue.json").read_text())
+
 
 def make_environment(
     path: Path, records: int = 200, *, salt: str = "", subdir: bool = True, lock: bool = True, map_size: int = 64 << 20

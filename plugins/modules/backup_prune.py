@@ -110,6 +110,8 @@ def main() -> None:
 
     def work() -> Dict[str, Any]:
         policy = Policy(**{name: module.params[name] for name in RETENTION_ARGUMENTS})
+        # Also where there is no job yet to try it on.
+        policy.check_rules()
         repository, name = repository_at(module.params["repository"]), module.params["name"]
         directories = [repository.job(name)] if name else repository.jobs()
         plans = prune_jobs([(directory, policy) for directory in directories], predict=module.check_mode)

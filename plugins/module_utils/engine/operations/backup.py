@@ -112,6 +112,8 @@ def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> O
             if outcome.changed:
                 state.last_success = attempt
                 remember_proof(state, outcome.backup)
+        if outcome.changed:
+            directory.keep_catalogue()
     except OSError as error:
         outcome.warnings.append(f"the state of job {directory.name} could not be written: {error}")
     return outcome
@@ -131,6 +133,8 @@ def _pruned(job: Job, outcome: Outcome) -> Outcome:
 
 def remember_proof(state: State, manifest: Dict[str, Any]) -> None:
     """Write down that a backup was verified as it was made."""
+    # When a clock was set back there may have been another backup of this id.
+    state.forget(manifest["id"])
     if manifest["check"]:
         at = manifest["check"]["timestamp"]
         state.verified[manifest["id"]] = Verification(at, "passed")
