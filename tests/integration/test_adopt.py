@@ -279,6 +279,15 @@ class TestRefusals:
         assert directory.backups() == []
         assert len(adopting.adopt(directory, seeds, "datahike-*").adopted) == 1
 
+    def test_file_that_changes_when_all_is_done(
+        self, tmp_path: Path, seeds: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was published is told of, whatever became of the file meanwhile."""
+        directory = Repository(tmp_path / "repository").job("datahike")
+        FaultAt((seeds / DATAHIKE).unlink, turn=1).install(monkeypatch, "rename")
+        adoption = adopting.adopt(directory, seeds, "datahike-*")
+        assert ([one.id for one in adoption.adopted], adoption.refused) == ([IDS[DATAHIKE]], [])
+
 
 class TestRetention:
     def prune(self, dbbackup: Command, *options: str) -> dict[str, str]:
