@@ -132,11 +132,15 @@ def _with_files(backup: PublishedBackup, entry: Entry) -> Entry:
         try:
             status = os.lstat(os.path.join(backup.path, path))
         except OSError as error:
-            return dataclasses.replace(entry, problem=f"{path}: {error.strerror}")
+            return _with_problem(backup, entry, f"{path} cannot be opened: {error.strerror}")
         # A restore follows no link either.
         parents = [backup.path / parent for parent in PurePosixPath(path).parents] if "/" in path else []
-        if not stat.S_ISREG(status.st_mode) or status.st_size != size or not all(map(is_directory, parents)):
-            return dataclasses.replace(
-                entry, problem=f"{path} is not a file of the {size} bytes that the manifest tells"
-            )
+        if not stat.S_ISREG(status.st_mode) or not all(map(is_directory, parents)):
+            return _with_problem(backup, entry, f"{path} is not a regular file")
+        if status.st_size != size:
+            return _with_problem(backup, entry, f"{path} has {status.st_size} bytes, the manifest tells {size}")
     return entry
+
+
+def _with_problem(backup: PublishedBackup, entry: Entry, problem: str) -> Entry:
+    return dataclasses.replace(entry, problem=f"backup {backup.id} of job {backup.job}: {problem}")
