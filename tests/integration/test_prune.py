@@ -209,7 +209,7 @@ class TestStanding:
         dbbackup.ok("verify", "kg", "--id", older)
         told = dbbackup.ok("prune", "kg", "--keep-days", "0.001")
         assert {entry["id"]: [entry["standing"], *entry["reasons"]] for entry in told["keep"]} == {
-            newer: ["damaged", "one of the newest 1 backups (keep_min_good)"],
+            newer: ["damaged", "else one of the newest 1 good backups (keep_min_good)"],
             older: ["good", "one of the newest 1 good backups (keep_min_good)"],
         }
         newest = copy_backup(job / older, times.now(), proven=False)
