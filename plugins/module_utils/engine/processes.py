@@ -224,6 +224,7 @@ def _change_root(root: Path) -> None:
     os.chdir("/")
     # Nothing is imported from a foreign root.
     sys.path[:] = []
+    sys.meta_path[:] = []
 
 
 def _groups(owner: Owner) -> List[int]:

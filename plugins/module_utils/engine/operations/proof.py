@@ -10,14 +10,14 @@ import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import Iterator, List, Optional, Type
+from typing import Dict, Iterator, List, Optional, Type
 
 from ..errors import BackupError, CorruptError
 from ..paths import make_directories
 from ..repository.manifest import FileRecord, Origin
 from ..repository.published import PublishedBackup
 from ..sources import tree
-from ..sources.base import Source
+from ..sources.base import Source, Tree
 from ..stream.stages import Reader, SparseFileWriter, Stage
 from ..stream.transfer import Stored, load
 from .progress import Progress
@@ -38,12 +38,18 @@ def prove(
 
     Returns the origin completed with what the engine counted. Raises CorruptError.
     """
-    check_included(records, source, origin)
+    trees = checked_trees(records, source, origin)
     unpacked = {}
     for record in records:
         target: Optional[Stage] = None
         if record.content == "tar":
-            target = Reader(functools.partial(tree.check, included=source.included(origin)))
+            brought = trees[record.path]
+            if scratch and brought.is_data:
+                targets = {entry.path: scratch / entry.path for entry in brought.included}
+                unpacked.update(targets)
+                target = unpacker(brought, targets, os.geteuid(), os.getegid(), durable=False)
+            else:
+                target = Reader(functools.partial(tree.check, included=brought.included))
         elif scratch:
             unpacked[record.path] = scratch / record.path
             target = SparseFileWriter(create(scratch / record.path), durable=False)
@@ -54,12 +60,27 @@ def prove(
     return source.check(unpacked, origin, timeout) if scratch else origin
 
 
-def check_included(records: List[FileRecord], source: Type[Source], origin: Origin) -> None:
-    """Raise CorruptError unless there is one tar for what was included, large enough for it, and none without."""
-    tars = [record.size for record in records if record.content == "tar"]
-    included = source.included(origin)
-    if len(tars) != bool(included) or sum(entry.size for entry in included) > sum(tars):
+def checked_trees(records: List[FileRecord], source: Type[Source], origin: Origin) -> Dict[str, Tree]:
+    """What the tars bring, by record path.
+
+    Raises CorruptError unless there is one tar for each, large enough for it, and none without.
+    """
+    sizes = {record.path: record.size for record in records if record.content == "tar"}
+    trees = source.trees(origin)
+    if set(sizes) != set(trees) or any(
+        sum(entry.size for entry in brought.included) > sizes[path] for path, brought in trees.items()
+    ):
         raise CorruptError("the manifest is not valid: its files are not those that its source includes")
+    return trees
+
+
+def unpacker(
+    brought: Tree, targets: Dict[str, Path], uid: Optional[int], gid: Optional[int], durable: bool = True
+) -> Stage:
+    """The end of a stream that unpacks a tar; the arguments are those of sources.tree.unpack."""
+    return Reader(
+        functools.partial(tree.unpack, included=brought.included, targets=targets, uid=uid, gid=gid, durable=durable)
+    )
 
 
 @contextlib.contextmanager

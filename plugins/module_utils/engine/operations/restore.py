@@ -23,12 +23,12 @@ from ..repository.manifest import FileRecord, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..sources import tree
-from ..sources.base import Restoration, Source
+from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
 from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
 from .progress import Progress, silent
-from .proof import check_included, corruption_in, create, load_record
-from .swap import Swap, holds_anything
+from .proof import checked_trees, corruption_in, create, load_record, unpacker
+from .swap import Swap, holds_anything, is_aside
 
 _TIMEOUT = 60
 _LARGEST_NUMBER = (1 << 32) - 2
@@ -103,6 +103,7 @@ class _Restore:
     progress: Progress
     manifest: Manifest
     source: Type[Source]
+    trees: Dict[str, Tree]
     plan: Restoration
     uid: Optional[int]
     gid: Optional[int]
@@ -117,7 +118,7 @@ class _Restore:
         if os.geteuid() == 0 and request.destination is None and os.stat(backup.path).st_uid != 0:
             # Its owner could have written any path into the manifest.
             raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
-        check_included(manifest.files, source, manifest.source)
+        trees = checked_trees(manifest.files, source, manifest.source)
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")
@@ -126,7 +127,7 @@ class _Restore:
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
-        return cls(backup, request, progress, manifest, source, plan, uid, gid, warnings)
+        return cls(backup, request, progress, manifest, source, trees, plan, uid, gid, warnings)
 
     def result(self, changed: bool, aside: List[Path]) -> Restored:
         """What to tell of it."""
@@ -137,7 +138,7 @@ class _Restore:
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
-        return all(self._is_in_place(record) for record in self.manifest.files)
+        return not self._displaced() and all(self._is_in_place(record) for record in self.manifest.files)
 
     def refuse(self) -> None:
         """Raise RestoreError when the destination must not be replaced."""
@@ -146,7 +147,7 @@ class _Restore:
             raise RestoreError(f"{occupied} is not empty; with force it is replaced, and what is there is kept aside")
         for target in [*self.plan.files.values(), *self.plan.trees]:
             _refuse_links(self.plan.root, target)
-        self.source.refuse_in_use(self.plan)
+        self.warnings.extend(self.source.refuse_in_use(self.plan))
 
     def run(self) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
@@ -159,6 +160,8 @@ class _Restore:
                     self.source.refuse_in_use(self.plan)
                     for lock in self.plan.stale:
                         swap.discard(self.plan.root / lock)
+                    for path in self._displaced():
+                        swap.displace(path)
                     return _commit(swap)
         except OSError as error:
             raise RestoreError(
@@ -169,7 +172,7 @@ class _Restore:
         unpacked = {}
         for record in self.manifest.files:
             if record.content == "tar":
-                self._stage_trees(swap, record)
+                unpacked.update(self._stage_tree(swap, record))
             else:
                 unpacked[record.path] = self._stage_file(swap, record)
         if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check():
@@ -188,17 +191,15 @@ class _Restore:
         self._load(record, SparseFileWriter(descriptor))
         return staged
 
-    def _stage_trees(self, swap: Swap, record: FileRecord) -> None:
+    def _stage_tree(self, swap: Swap, record: FileRecord) -> Dict[str, Path]:
+        """Returns what a check has to look at."""
+        brought = self.trees[record.path]
         targets = {}
-        for path in self.plan.trees:
+        for path in [entry.path for entry in brought.included]:
             self._give(swap.make_directory((self.plan.root / path).parent), record)
             targets[path] = swap.stage(self.plan.root / path)
-        self._read_tar(record, functools.partial(tree.unpack, targets=targets, uid=self.uid, gid=self.gid))
-
-    def _read_tar(self, record: FileRecord, function: Callable[..., None]) -> None:
-        included = self.source.included(self.manifest.source)
-        target = Reader(functools.partial(function, included=included))
-        self._load(record, target)
+        self._load(record, unpacker(brought, targets, self.uid, self.gid))
+        return targets if brought.is_data else {}
 
     def _load(self, record: FileRecord, target: Stage) -> None:
         """Prove the stored bytes; that they decompress to their content was proven once, or is now."""
@@ -210,11 +211,20 @@ class _Restore:
             return _has_content(self.plan.root / self.plan.files[record.path], record)
         answers = []
 
-        def compare(archive: BinaryIO, included: List[tree.Included]) -> None:
-            answers.append(tree.is_unpacked(archive, included, self.plan.root))
+        def compare(archive: BinaryIO) -> None:
+            answers.append(tree.is_unpacked(archive, self.trees[record.path].included, self.plan.root))
 
-        self._read_tar(record, compare)
+        self._load(record, Reader(compare))
         return answers == [True]
+
+    def _displaced(self) -> List[Path]:
+        """What must not stay beside the restored files."""
+        names = self.plan.displaced
+        if self.plan.whole and is_directory(self.plan.root):
+            restored = [*self.plan.files.values(), *self.plan.trees, *self.plan.stale]
+            known = {name.split("/")[0] for name in restored}
+            names = [name for name in sorted(os.listdir(self.plan.root)) if name not in known and not is_aside(name)]
+        return [self.plan.root / name for name in names if os.path.lexists(self.plan.root / name)]
 
     def _occupied(self) -> Optional[Path]:
         """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""

@@ -22,6 +22,7 @@ from ..paths import fsync_directory, is_directory
 
 _PREFIX = "."
 _SUFFIX = ".restoring"
+_ASIDE = ".before-restore-"
 
 
 class _Item(NamedTuple):
@@ -35,6 +36,7 @@ class Swap:
     def __init__(self) -> None:
         self._items: List[_Item] = []
         self._stale: List[Path] = []
+        self._displaced: List[Path] = []
         self._undo = contextlib.ExitStack()
         self._suffix = ""
 
@@ -72,11 +74,16 @@ class Swap:
         """Have a file that must not stay beside the new ones removed on commit."""
         self._stale.append(path)
 
+    def displace(self, path: Path) -> None:
+        """Have a file or tree that must not stay beside the new ones put aside on commit, and kept."""
+        self._displaced.append(path)
+
     def commit(self) -> List[Path]:
         """Swap; returns where the old files and trees are now. Any failure undoes every step."""
         self._suffix = self._free_suffix()
         removable = [self._aside(path) for path in self._stale if self._put_aside(path)]
-        kept = [self._aside(item.target) for item in self._items if self._replace(item)]
+        kept = [self._aside(path) for path in self._displaced if self._put_aside(path)]
+        kept += [self._aside(item.target) for item in self._items if self._replace(item)]
         for directory in {item.target.parent for item in self._items}:
             fsync_directory(directory)
         self._undo.pop_all()
@@ -124,8 +131,8 @@ class Swap:
     def _free_suffix(self) -> str:
         moment = times.now()
         while True:
-            self._suffix = ".before-restore-" + times.to_id(moment)
-            paths = [item.target for item in self._items] + self._stale
+            self._suffix = _ASIDE + times.to_id(moment)
+            paths = [item.target for item in self._items] + self._stale + self._displaced
             if not any(os.path.lexists(self._aside(path)) for path in paths):
                 return self._suffix
             moment += datetime.timedelta(seconds=1)
@@ -139,6 +146,12 @@ def holds_anything(directory: Path) -> bool:
         if links or any(not _is_staged(name) for name in files):
             return True
     return False
+
+
+def is_aside(name: str) -> bool:
+    """Whether an earlier restore put this aside, or left it unfinished."""
+    stem, found, moment = name.rpartition(_ASIDE)
+    return _is_staged(name) or bool(stem and found and times.is_id(moment))
 
 
 def _is_staged(name: str) -> bool:

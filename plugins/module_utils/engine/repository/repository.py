@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
@@ -24,10 +23,9 @@ from . import state as states
 from .manifest import Manifest
 from .published import PublishedBackup
 from .staging import PREFIX as STAGING_PREFIX
-from .staging import Staging, working_directory
+from .staging import SCRATCH_PREFIX, Staging, scratch_directory, working_directory
 from .state import State
 
-_SCRATCH_PREFIX = ".scratch-"
 _LOCK = ".lock"
 
 
@@ -67,7 +65,7 @@ class JobDirectory:
 
     def scratch(self) -> ContextManager[Path]:
         """A private directory to unpack into, gone afterwards."""
-        return working_directory(self.path / f"{_SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
+        return scratch_directory(self.path)
 
     def free_id(self, started: datetime.datetime) -> str:
         """The id of a backup that starts now: a collision takes the next free second."""
@@ -80,7 +78,7 @@ class JobDirectory:
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind; directories that somebody holds stay."""
         with locks.briefly_locked(self.path):
-            names = [name for name in os.listdir(self.path) if name.startswith((STAGING_PREFIX, _SCRATCH_PREFIX))]
+            names = [name for name in os.listdir(self.path) if name.startswith((STAGING_PREFIX, SCRATCH_PREFIX))]
             dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
         for name in dead:
             # A verification that ended just now may have removed its own.

@@ -35,12 +35,21 @@ class Capture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tree:
+    """What a tar of the backup must bring. is_data: it belongs to the database, and is unpacked for a check."""
+
+    included: List[Included]
+    is_data: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Restoration:
     """Where the files of a backup go. Names are relative to root.
 
     files has the target of each record of content file, by record path; trees are the paths that a tar brings;
-    stale are files of the database beside its data that must not survive a restore, as lock files; map_sizes has, by
-    name, how many bytes an application must be ready to map.
+    stale are files of the database beside its data that must not survive a restore, as lock files, displaced those that
+    are kept aside, as they may hold data; map_sizes has, by name, how many bytes an application must be ready to map.
+    whole tells that the root belongs to the database alone: everything else in it is kept aside too.
     """
 
     root: Path
@@ -48,6 +57,8 @@ class Restoration:
     trees: List[str]
     stale: List[str]
     map_sizes: Dict[str, int]
+    displaced: List[str] = dataclasses.field(default_factory=list)
+    whole: bool = False
 
 
 class Source(abc.ABC):
@@ -82,15 +93,16 @@ class Source(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
-        """Open the unpacked copies, by record path, with the engine and read all of them.
+        """Open the unpacked copies with the engine and read all of them.
 
+        files has them by record path, and those of a tree that is data by included path.
         Returns the origin completed with what was counted. Raises CorruptError.
         """
 
     @staticmethod
     @abc.abstractmethod
-    def included(origin: Origin) -> List[Included]:
-        """What the tar of the backup must bring."""
+    def trees(origin: Origin) -> Dict[str, Tree]:
+        """What the tars of the backup must bring, by record path."""
 
     @staticmethod
     @abc.abstractmethod
@@ -102,5 +114,5 @@ class Source(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def refuse_in_use(restoration: Restoration) -> None:
-        """Raise RestoreError when an application has the destination open."""
+    def refuse_in_use(restoration: Restoration) -> List[str]:
+        """Raise RestoreError when an application has the destination open; returns warnings of what cannot be seen."""

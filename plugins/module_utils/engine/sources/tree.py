@@ -111,17 +111,24 @@ def check(archive: BinaryIO, included: List[Included]) -> None:
 
 
 def unpack(
-    archive: BinaryIO, included: List[Included], targets: Dict[str, Path], uid: Optional[int], gid: Optional[int]
+    archive: BinaryIO,
+    included: List[Included],
+    targets: Dict[str, Path],
+    uid: Optional[int],
+    gid: Optional[int],
+    *,
+    durable: bool = True,
 ) -> None:
     """Check such a tar and unpack every included path to its target, which must not exist. Raises like check.
 
-    All files belong to uid and gid, or to whom they belonged where these are None and this is root.
+    All files belong to uid and gid, or to whom they belonged where these are None and this is root. They are durable
+    afterwards, unless told otherwise.
     """
     with _reading():
         for members, member, path in _members(archive, included):
             member.uid = member.uid if uid is None else uid
             member.gid = member.gid if gid is None else gid
-            _unpack(members, member, Path(str(targets[path]) + member.name[len(path) :]))
+            _unpack(members, member, Path(str(targets[path]) + member.name[len(path) :]), durable)
 
 
 def is_unpacked(archive: BinaryIO, included: List[Included], root: Path) -> bool:
@@ -332,7 +339,7 @@ def _path_of(member: tarfile.TarInfo, included: List[Included]) -> str:
     raise CorruptError(f"the included files have a member {member.name!r} outside of what was included")
 
 
-def _unpack(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+def _unpack(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path, durable: bool) -> None:
     """Write one member below a private directory in which no links exist."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if member.isdir():
@@ -352,7 +359,8 @@ def _unpack(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> 
             os.fchown(descriptor, member.uid, member.gid)
         os.fchmod(descriptor, member.mode & 0o777 | (0o700 if member.isdir() else 0))
         os.utime(descriptor, (member.mtime, member.mtime))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     except OSError as error:
         raise BackupError(f"cannot write {target}: {error.strerror}") from error
     finally:

@@ -1,0 +1,164 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A live database, held still for a moment by SQLite's own lock and copied. In a child process only.
+
+POSIX locks belong to a process: to close any descriptor of a locked file drops them all. And the last one who closes a
+database in WAL mode merges its WAL into it. So nothing that is opened here is ever closed; the end of the process
+does it, which changes no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+import urllib.parse
+from typing import Any, Iterator, List, Optional, Tuple
+
+from ...errors import SourceError
+from ...optional import optional_module
+from ...processes import Report
+from . import blocks
+from .format import Header, open_data, read_header
+
+sqlite3 = optional_module("sqlite3")
+
+_OPEN: List[Any] = []
+_Stamp = Tuple[int, int, int]
+
+
+class LiveDatabase:
+    """The database of this name in the working directory; shown is how messages call it.
+
+    The steps of a copy: prepare, then, while locked, complete, then finish. lock_ms is the longest time locked.
+    """
+
+    def __init__(self, name: str, shown: str, report: Report) -> None:
+        self._name = name
+        self._shown = shown
+        self._alive = report.alive
+        self._data = _kept(open_data(name, shown))
+        self.header: Header = read_header(self._data, shown)
+        self._writable = os.access(name, os.W_OK)
+        self._at_rest = self._stamp() if self._is_at_rest() else None
+        self._connection: Any = None
+        self.lock_ms = 0
+
+    @property
+    def blocks_writers(self) -> bool:
+        """Whether nobody can commit while it is locked: by the lock of a writer, or that of a reader without a WAL."""
+        return bool(self._writable or self._at_rest or not self.header.wal)
+
+    def prepare(self, target: int) -> None:
+        """Copy what can be copied without a lock."""
+        if not self.header.wal:
+            blocks.copy_all(self._data, target, self._alive)
+
+    @contextlib.contextmanager
+    def locked(self, patience: float) -> Iterator[Any]:
+        """A connection that keeps writers out; patience is how long to wait for that, in seconds.
+
+        Raises SourceError when the time is over, or when the database cannot be opened.
+        """
+        if self._connection is None:
+            self._connection = self.connect(patience)
+        begun = time.monotonic()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE" if self._takes_writers_lock() else "BEGIN")
+            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            begun = time.monotonic()
+            self._refuse_new_mode()
+            yield self._connection
+        except sqlite3.Error as error:
+            raise SourceError(self._explain(error, patience)) from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self.lock_ms = max(self.lock_ms, round((time.monotonic() - begun) * 1000))
+
+    def complete(self, target: int, wal: int) -> None:
+        """While locked: bring the copy up to date, or what makes it so, the WAL, into a file of its own."""
+        if not self.header.wal:
+            blocks.copy_changes(self._data, target, self._alive)
+        elif not self._at_rest:
+            # While this reader lives, no frame of the WAL is used again and none that came later gets into the data.
+            reader = self.connect(0)
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            blocks.copy_all(_kept(open_data(self._name + "-wal", self._shown + "-wal")), wal, self._alive)
+
+    def finish(self, target: int) -> None:
+        """Copy what needs no lock any more."""
+        if self.header.wal:
+            blocks.copy_all(self._data, target, self._alive)
+        if self._at_rest and not (self._is_at_rest() and self._at_rest == self._stamp()):
+            raise SourceError(f"an application began to use {self._shown} while it was copied; run it again")
+
+    def connect(self, patience: float) -> Any:
+        """A new connection, which changes nothing and waits so many seconds for locks."""
+        mode = "mode=rw" if self._takes_writers_lock() else "mode=ro"
+        if self._at_rest:
+            # Without this, the files of a WAL would be made.
+            mode = "mode=ro&immutable=1"
+        try:
+            name = urllib.parse.quote(os.fsencode(self._name))
+            connection = sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=patience, isolation_level=None)
+            connection.execute("PRAGMA temp_store = MEMORY")
+        except sqlite3.Error as error:
+            raise SourceError(self._explain(error, patience)) from error
+        return _kept(connection)
+
+    def _takes_writers_lock(self) -> bool:
+        return self._writable and not self._at_rest
+
+    def _is_at_rest(self) -> bool:
+        """Whether nobody has a database in WAL mode open, and all of it is in the one file."""
+        if not self.header.wal or os.path.lexists(self._name + "-shm"):
+            return False
+        try:
+            size = os.lstat(self._name + "-wal").st_size
+        except FileNotFoundError:
+            size = 0
+        if size:
+            raise SourceError(
+                f"{self._shown} has a -wal without its -shm, as after a copy or a crash; open it once with its "
+                "application, or with sqlite3, which merges both"
+            )
+        return True
+
+    def _stamp(self) -> _Stamp:
+        status = os.fstat(self._data)
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def _refuse_new_mode(self) -> None:
+        if read_header(self._data, self._shown).wal != self.header.wal:
+            raise SourceError(f"the journal mode of {self._shown} was changed while it was copied; run it again")
+
+    def _explain(self, error: Exception, patience: float) -> str:
+        if "locked" in str(error) or "busy" in str(error):
+            return (
+                f"{self._shown} is locked by another process and was not free within {patience:g} seconds; "
+                "end its long transaction, or allow for more with lock_timeout"
+            )
+        if not self._writable and _size_of(self._name + "-journal"):
+            return (
+                f"{self._shown} was left in the middle of a transaction and cannot be written here, which its rollback "
+                "needs; open it once with its application"
+            )
+        return f"{self._shown} cannot be read: {error}"
+
+
+def _kept(opened: Any) -> Any:
+    _OPEN.append(opened)
+    return opened
+
+
+def _size_of(name: str) -> Optional[int]:
+    try:
+        status = os.lstat(name)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
