@@ -52,6 +52,14 @@ class Decoder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Address:
+    """Where a container is: its name or id, and its engine. The latter may have secrets in it."""
+
+    name: str
+    docker_host: Optional[str] = dataclasses.field(default=None, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class Mount:
     """A directory of the Docker host (source) that the container has at destination."""
 
