@@ -23,8 +23,8 @@ _WAL = 2
 _PAGE_SIZES = (1, *(1 << power for power in range(9, 16)))
 # page size, versions for writing and reading
 _LAYOUT = struct.Struct(">16x H B B")
-# user version, application id, version of the SQLite that wrote last
-_NUMBERS = struct.Struct(">60x i 4x I 24x I")
+# change counter, user version, application id, version of the SQLite that wrote last
+_NUMBERS = struct.Struct(">24x I 32x i 4x I 24x I")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,12 @@ class Header:
     user_version: int
     application_id: int
     written_by: str
+    change_counter: int
+
+    @property
+    def journal_mode(self) -> str:
+        """wal, or rollback for all modes with a rollback journal."""
+        return "wal" if self.wal else "rollback"
 
 
 def open_data(name: str, shown: str) -> int:
@@ -68,9 +74,14 @@ def read_header(descriptor: int, shown: str) -> Header:
         raise SourceError(f"{shown} has the header of an SQLite database and a page size that makes no sense")
     if max(writing, reading) > _WAL:
         raise SourceError(f"{shown} has the unknown SQLite format version {max(writing, reading)}; 1 and 2 are known")
-    user_version, application_id, number = _NUMBERS.unpack_from(head)
+    counter, user_version, application_id, number = _NUMBERS.unpack_from(head)
     return Header(
-        1 << 16 if page_size == 1 else page_size, reading == _WAL, user_version, application_id, _text(number)
+        page_size=1 << 16 if page_size == 1 else page_size,
+        wal=reading == _WAL,
+        user_version=user_version,
+        application_id=application_id,
+        written_by=_text(number),
+        change_counter=counter,
     )
 
 

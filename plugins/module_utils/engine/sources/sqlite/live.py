@@ -12,6 +12,7 @@ does it, which changes no file.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import time
@@ -21,13 +22,16 @@ from typing import Any, Iterator, List, Optional, Tuple
 from ...errors import SourceError
 from ...optional import optional_module
 from ...processes import Report
+from ...repository.manifest import Position
 from . import blocks
-from .format import Header, open_data, read_header
+from .format import HEADER_SIZE, Header, open_data, read_header
 
 sqlite3 = optional_module("sqlite3")
 
 _OPEN: List[Any] = []
-_Stamp = Tuple[int, int, int]
+# What tells a state of the WAL from another: its own header, and that of its index, which counts transactions.
+_HEADERS_OF_WAL = {"-wal": 32, "-shm": 48}
+_Stamp = Tuple[int, int]
 
 
 class LiveDatabase:
@@ -51,6 +55,17 @@ class LiveDatabase:
     def blocks_writers(self) -> bool:
         """Whether nobody can commit while it is locked: by the lock of a writer, or that of a reader without a WAL."""
         return bool(self._writable or self._at_rest or not self.header.wal)
+
+    def position(self) -> Position:
+        """The state the database is in, to be compared: SQLite counts its commits only where there is no WAL."""
+        state = hashlib.sha256(os.pread(self._data, HEADER_SIZE, 0) + repr(self._stamp()).encode())
+        for suffix, length in _HEADERS_OF_WAL.items():
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = _kept(os.open(self._name + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+                status = os.fstat(descriptor)
+                state.update(os.pread(descriptor, length, 0) + b"%d" % status.st_size)
+        counter = read_header(self._data, self._shown).change_counter
+        return Position("change_counter", counter, counter, state.hexdigest())
 
     def prepare(self, target: int) -> None:
         """Copy what can be copied without a lock."""
@@ -131,7 +146,7 @@ class LiveDatabase:
 
     def _stamp(self) -> _Stamp:
         status = os.fstat(self._data)
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        return status.st_size, status.st_mtime_ns
 
     def _refuse_new_mode(self) -> None:
         if read_header(self._data, self._shown).wal != self.header.wal:

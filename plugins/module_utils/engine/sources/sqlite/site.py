@@ -21,6 +21,8 @@ from ...stream.stages import FileWriter
 from .. import tree
 
 BESIDE = ("-wal", "-shm", "-journal")
+# The tar of what lies in the container, but not in the directory of the database.
+ELSEWHERE_PATH = ".container"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +69,31 @@ class Site:
         self, paths: List[str], staging: Staging, timeout: float
     ) -> Tuple[List[tree.Included], List[str]]:
         """Store what include names; returns it, and warnings of what was left out."""
+        self.check_include(paths)
+        return self._copy_tree(self.place, tree.RECORD_PATH, paths, staging, timeout)
+
+    def copy_elsewhere(
+        self, place: Optional[Place], paths: List[str], staging: Staging, timeout: float
+    ) -> Tuple[List[tree.Included], List[str]]:
+        """The same for paths below the root of a container."""
+        if paths and not place:
+            raise SourceError(f"include '/{paths[0]}': the files beside {self.shown} cannot be reached")
+        return self._copy_tree(place or self.place, ELSEWHERE_PATH, paths, staging, timeout)
+
+    def _copy_tree(
+        self, place: Place, record_path: str, paths: List[str], staging: Staging, timeout: float
+    ) -> Tuple[List[tree.Included], List[str]]:
         if not paths:
             return [], []
 
         def write(report: Report) -> Any:
+            tree.check_include(Path(), paths)
             stream = FileWriter(os.dup(report.output), durable=False)
             included, warnings = tree.write(stream, Path(), paths)
             return [dataclasses.asdict(entry) for entry in included], warnings
 
-        child = _child(self.place, write, self.shown, timeout)
-        with child, staging.store(tree.RECORD_PATH, self.status, content="tar") as stream:
+        child = _child(place, write, self.shown, timeout)
+        with child, staging.store(record_path, self.status, content="tar") as stream:
             for chunk in child.chunks():
                 stream.write(chunk)
             included, warnings = child.result()
