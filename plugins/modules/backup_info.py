@@ -12,7 +12,8 @@ version_added: 0.1.0
 author:
   - The embedded.db_backup authors (@embedded-db-backup)
 description:
-  - Tells the jobs of a repository, their backups with sizes and ages, and the last attempt, success and verification.
+  - Tells the jobs of a repository, their backups with sizes and ages, and the last attempt, success, verification
+    and drill.
   - Changes nothing. The content of backups is not read, see M(embedded.db_backup.backup_verify).
 options:
   name:
@@ -72,6 +73,9 @@ jobs:
     last_verify:
       description: The last verification, V(passed) or V(failed).
       type: dict
+    last_drill:
+      description: The last drill, see M(embedded.db_backup.backup_verify), V(passed) or V(failed).
+      type: dict
     backups:
       description: Newest first.
       type: list
@@ -106,6 +110,9 @@ jobs:
           sample: 20971520
         verified:
           description: The last verification of this backup, with C(at), C(status) and C(message).
+          type: dict
+        drilled:
+          description: The last drill of this backup, in the same form.
           type: dict
 """
 

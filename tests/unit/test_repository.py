@@ -128,7 +128,7 @@ class TestState:
     def test_there_and_back(self, tmp_path: Path) -> None:
         attempt = state.Attempt("2026-11-21T01:30:00.000Z", "succeeded", "20261121T013000Z", "mes\nsage \ud800")
         verified = {"20261121T013000Z": state.Verification("2026-11-21T01:30:00.000Z", "failed", "why")}
-        written = state.State(attempt, attempt, attempt, verified)
+        written = state.State(attempt, attempt, attempt, attempt, verified, verified)
         state.write(tmp_path, written)
         assert state.read(tmp_path) == written
         assert [path.name for path in tmp_path.iterdir()] == ["state.json"]

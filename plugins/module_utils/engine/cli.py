@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from . import VERSION, jobs, times
+from .containers.container import Address
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
-from .operations import backup, inform, restore, verify
+from .operations import backup, check, drill, inform, restore, verify
 from .repository.repository import Repository
+from .sources.base import Tools
 from .tables import ratio_in_words, size_in_words, table
 from .terminal import ProgressBar, say
 
@@ -29,11 +31,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         result = options.command(options)
         say(json.dumps(result["json"], indent=2) if options.json else result["text"])
+        return int(result.get("exit_code", 0))
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
         return _failed(options, sentence(error), BackupError.exit_code)
-    return 0
 
 
 def _run(options: argparse.Namespace) -> Dict[str, Any]:
@@ -78,10 +80,10 @@ def _status(options: argparse.Namespace) -> Dict[str, Any]:
     found = inform.inform(_repository(options), options.job)
     rows = []
     for job in found:
-        moments = [job.last_attempt, job.last_success, job.last_verify]
+        moments = [job.last_attempt, job.last_success, job.last_verify, job.last_drill]
         told = [f"{moment.status} {moment.at[:16]}" if moment else "never" for moment in moments]
         rows.append([job.name, str(job.count), size_in_words(job.repo_size), *told])
-    text = table(["JOB", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VERIFY"], rows)
+    text = table(["JOB", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VERIFY", "LAST DRILL"], rows)
     return {"json": [job.to_json() for job in found], "text": text if rows else "no jobs"}
 
 
@@ -93,9 +95,33 @@ def _verify(options: argparse.Namespace) -> Dict[str, Any]:
     return {"json": result.to_json(), "text": "\n".join(lines)}
 
 
+def _check(options: argparse.Namespace) -> Dict[str, Any]:
+    job = jobs.load(options.jobs_directory, options.job, options.repository)
+    checked = check.check(job, options.max_age_hours)
+    rows = [["ok" if entry.good else "WRONG", entry.question, entry.text] for entry in checked.findings]
+    text = table([options.job, "", ""], rows)
+    return {"json": checked.to_json(), "text": text, "exit_code": 0 if checked.good else BackupError.exit_code}
+
+
+def _drill(options: argparse.Namespace) -> Dict[str, Any]:
+    told = Tools(options.drill_image, options.drill_command, options.docker_host)
+    known = options.job in jobs.names(options.jobs_directory)
+    tools = jobs.load(options.jobs_directory, options.job).source.tools(told) if known else told
+    with ProgressBar("restoring", options.quiet) as progress:
+        result = drill.drill(_repository(options).job(options.job), options.id, tools, progress)
+    lines = [f"{options.job}: {result.path}: drill passed", *(f"  {sentence}" for sentence in result.proven)]
+    return {"json": result.to_json(), "text": "\n".join(lines)}
+
+
 def _restore(options: argparse.Namespace) -> Dict[str, Any]:
     request = restore.Request(
-        destination=options.dest, force=options.force, owner=options.owner, group=options.group, mode=options.mode
+        destination=options.dest,
+        force=options.force,
+        owner=options.owner,
+        group=options.group,
+        mode=options.mode,
+        container=Address(options.container, options.docker_host) if options.container else None,
+        heartbeat=options.heartbeat,
     )
     with ProgressBar("restoring", options.quiet) as progress:
         result = restore.restore(
@@ -149,6 +175,13 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _list, "list backups", False)
     add("status", _status, "tell how jobs fared", False)
     add("verify", _verify, "read a backup and open it", True).add_argument("--id", help="default: the newest")
+    look = add("check", _check, "tell whether a job could run and how its backups are", True)
+    look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
+    trial = add("drill", _drill, "restore a backup aside and open it with the real engine", True)
+    trial.add_argument("--id", help="default: the newest")
+    trial.add_argument("--drill-image", metavar="IMAGE", help="image of the server to open it with")
+    trial.add_argument("--drill-command", metavar="PROGRAM", help="program of the server to open it with")
+    trial.add_argument("--docker-host", metavar="ADDRESS", help="the Docker engine, default: as for docker")
     again = add("restore", _restore, "restore a backup", True)
     again.add_argument("--id", help="default: the newest good one")
     again.add_argument("--dest", type=Path, metavar="PATH", help="default: where it came from")
@@ -156,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--owner", help="user of the restored files")
     again.add_argument("--group", help="group of the restored files")
     again.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
+    again.add_argument("--container", help="stop it while its files are exchanged, and start it again")
+    again.add_argument("--docker-host", metavar="ADDRESS", help="the Docker engine, default: as for docker")
+    again.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     again.add_argument("--dry-run", action="store_true", help="only tell what would be done")
     return parser
 

@@ -49,6 +49,12 @@ def end_of_work() -> None:
     _state.too_late = True
 
 
+def work_goes_on() -> None:
+    """What was to be the end was but a step: signals have their effect again, also one that came meanwhile."""
+    _state.too_late = False
+    _raise_pending()
+
+
 def _arrived(number: int, _frame: object) -> None:
     _state.pending.append(number)
     _raise_pending()

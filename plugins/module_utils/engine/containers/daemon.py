@@ -198,6 +198,8 @@ def _without_secrets(address: str) -> str:
     """The address for messages: a user name, password or query in it is not shown."""
     try:
         parts = urllib.parse.urlsplit(address)
+        if parts.password:
+            raise UsageError("docker_host has a password in it, which would be seen by others; use TLS or ssh keys")
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         raise UsageError("docker_host is not an address") from None

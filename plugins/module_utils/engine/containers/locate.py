@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..errors import SourceError, UsageError
+from ..errors import RestoreError, SourceError, UsageError
 from . import archive, inside
 from .container import Container
 from .daemon import Daemon
@@ -137,6 +137,33 @@ def locate(
         # Whatever was copied of a container that died meanwhile may be half of what it was about to write.
         if not found.is_same_run(daemon.look(found.id)):
             raise SourceError(f"container {found.name} ended while it was backed up; start it and run the backup again")
+
+
+def host_directory(daemon: Daemon, container: Container, directory: PurePosixPath) -> Path:
+    """The path on this host, without links, of a directory that a container has on a volume or bind mount.
+
+    Raises RestoreError for a directory that is not on one, does not exist, or is out of reach from here.
+    """
+    mount = next((mount for mount in container.mounts if mount.destination in (directory, *directory.parents)), None)
+    name = container.name
+    if not mount:
+        raise RestoreError(f"{directory} of container {name} is not on a volume; it can only be restored to a dest")
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_opened(Path(mount.source))) if daemon.is_local else None
+        if source is None:
+            raise RestoreError(
+                f"the volume of container {name} cannot be reached from here; restore on its Docker host"
+            )
+        try:
+            found = stack.enter_context(inside.resolved(source, _ROOT / directory.relative_to(mount.destination)))
+        except OSError as error:
+            raise RestoreError(
+                f"there is no {directory} in the volume of container {name}: {error.strerror}"
+            ) from error
+        root = stack.enter_context(inside.entered(container))
+        if root is not None and not _is_same(root, directory, found.identity):
+            raise RestoreError(f"{mount.source} is not what container {name} has at {mount.destination}")
+        return Path(mount.source) / found.path.relative_to(_ROOT)
 
 
 def _asked_for(path: Path) -> Candidate:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path, PurePosixPath
 from typing import Iterator, List, Optional, Sequence
 
 from ..errors import BackupError, RestoreError, SourceError
 from ..interrupts import held_back
 from . import heartbeat
-from .container import Container
+from .container import Address, Container
 from .daemon import Daemon, NoContainerError
 from .guard import Guard
+from .locate import host_directory
 
 _STOP_SECONDS = 30
 _START_SECONDS = 60.0
@@ -61,26 +63,23 @@ class Standstill:
             self._guard = Guard(watchdog.connect, watchdog.start)
         self._daemon.stop(self.container, _STOP_SECONDS)
 
-    @contextlib.contextmanager
-    def delicate(self) -> Iterator[None]:
-        """While its files are exchanged: killed in between, it had better not be started on half of them."""
-        if self._guard:
-            self._guard.leave_as_it_is(True)
-        yield
-        if self._guard:
-            self._guard.leave_as_it_is(False)
+    def begin_exchange(self) -> None:
+        """Its files are exchanged from now on: should this process die, it had better not run on half of them."""
+        self._guarded(False)
 
     def start(self) -> None:
-        """Start it again when it was running.
+        """Start it again when it was running: its files are all of one kind now.
 
         Raises RestoreError when it does not stay up or gives no heartbeat in time; then it is stopped again.
         """
         if not self.was_running:
             return
+        self._guarded(True)
         try:
             self._daemon.start(self.container)
             self._check()
         except BaseException:
+            self._guarded(False)
             with held_back(), contextlib.suppress(SourceError):
                 self._daemon.stop(self.container, _STOP_SECONDS)
             raise
@@ -92,6 +91,14 @@ class Standstill:
         self._daemon.start(self.container)
         self._guard.release()
         self._guard = None
+
+    def host_directory(self, directory: PurePosixPath) -> Path:
+        """Where on this host the directory of the container is. Raises as locate.host_directory does."""
+        return host_directory(self._daemon, self.container, directory)
+
+    def _guarded(self, guarded: bool) -> None:
+        if self._guard:
+            self._guard.leave_as_it_is(not guarded)
 
     def _check(self) -> None:
         name = self.container.name
@@ -130,15 +137,13 @@ class Standstill:
 
 
 @contextlib.contextmanager
-def standstill(
-    container: str, docker_host: Optional[str], urls: Sequence[str] = (), paths: Sequence[str] = ()
-) -> Iterator[Standstill]:
+def standstill(address: Address, urls: Sequence[str] = (), paths: Sequence[str] = ()) -> Iterator[Standstill]:
     """A container to stop and start within; in the end it runs when it did so at the beginning.
 
     Raises SourceError when there is no such container.
     """
-    with Daemon(docker_host) as daemon:
-        held = Standstill(daemon, daemon.find(container), urls, paths)
+    with Daemon(address.docker_host) as daemon:
+        held = Standstill(daemon, daemon.find(address.name), urls, paths)
         try:
             yield held
         except BaseException:
@@ -148,15 +153,6 @@ def standstill(
             raise
         with held_back():
             held.finish()
-
-
-@contextlib.contextmanager
-def stopped(container: str, docker_host: Optional[str]) -> Iterator[Container]:
-    """The container, stopped; afterwards it is started again when it was running."""
-    with standstill(container, docker_host) as held:
-        held.refuse()
-        held.stop()
-        yield held.container
 
 
 class _Watchdog:

@@ -30,12 +30,13 @@ class BackupInfo:
     engine: Optional[str] = None
     type: Optional[str] = None
     verified: Optional[Verification] = None
+    drilled: Optional[Verification] = None
     problem: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class JobInfo:
-    """One job, its backups newest first, and its last attempt, success and verification."""
+    """One job, its backups newest first, and its last attempt, success, verification and drill."""
 
     name: str
     path: str
@@ -44,6 +45,7 @@ class JobInfo:
     last_attempt: Optional[Attempt]
     last_success: Optional[Attempt]
     last_verify: Optional[Attempt]
+    last_drill: Optional[Attempt]
     backups: List[BackupInfo]
 
     def to_json(self) -> Dict[str, Any]:
@@ -72,21 +74,24 @@ def _job(directory: JobDirectory) -> JobInfo:
         path=str(directory.path),
         count=len(backups),
         repo_size=sum(backup.repo_size or 0 for backup in backups),
-        last_attempt=_settled(directory, state.last_attempt),
+        last_attempt=settled(directory, state.last_attempt),
         last_success=state.last_success,
         last_verify=state.last_verify,
+        last_drill=state.last_drill,
         backups=backups,
     )
 
 
 def _backup(backup: PublishedBackup, state: State) -> BackupInfo:
     age = int((times.now() - times.from_id(backup.id)).total_seconds())
-    verified = state.verified.get(backup.id)
+    verified, drilled = state.verified.get(backup.id), state.drilled.get(backup.id)
     try:
         manifest = backup.manifest()
         backup.check_sizes(manifest)
     except (CorruptError, OSError) as error:
-        return BackupInfo(backup.id, str(backup.path), "damaged", age, verified=verified, problem=str(error))
+        return BackupInfo(
+            backup.id, str(backup.path), "damaged", age, verified=verified, drilled=drilled, problem=str(error)
+        )
     failed = verified is not None and verified.status == "failed"
     return BackupInfo(
         id=backup.id,
@@ -99,11 +104,12 @@ def _backup(backup: PublishedBackup, state: State) -> BackupInfo:
         engine=manifest.engine.name,
         type=manifest.backup.type,
         verified=verified,
+        drilled=drilled,
         problem=verified.message if failed and verified else None,
     )
 
 
-def _settled(directory: JobDirectory, attempt: Optional[Attempt]) -> Optional[Attempt]:
+def settled(directory: JobDirectory, attempt: Optional[Attempt]) -> Optional[Attempt]:
     """A run that is written down as running although nobody holds the lock was killed."""
     if attempt and attempt.status == "running" and not directory.is_locked():
         return dataclasses.replace(attempt, status="interrupted")

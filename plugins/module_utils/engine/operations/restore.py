@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import grp
 import hashlib
 import os
 import pwd
-from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple, Type
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Tuple, Type
 
+from ..containers.container import Address
+from ..containers.standstill import Standstill, standstill
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import is_directory
@@ -36,13 +39,18 @@ _LARGEST_NUMBER = (1 << 32) - 2
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits."""
+    """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
+
+    container is stopped while its files are exchanged, and started; heartbeat is a URL that must answer then.
+    """
 
     destination: Optional[Path] = None
     force: bool = False
     owner: Optional[str] = None
     group: Optional[str] = None
     mode: Optional[int] = None
+    container: Optional[Address] = None
+    heartbeat: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +95,12 @@ def restore(
     with backup.in_use():
         newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
         warnings = [f"backup {other} is newer and damaged; this is the newest good one" for other in newer]
-        work = _Restore.prepare(backup, request, progress, warnings)
-        if work.is_done():
-            return work.result(False, [])
-        work.refuse()
-        return work.result(True, [] if predict else work.run())
+        with _standstill(backup, request) as application:
+            work = _Restore.prepare(backup, request, progress, warnings, application)
+            if work.is_done():
+                return work.result(False, [])
+            work.refuse()
+            return work.result(True, [] if predict else work.run())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +117,17 @@ class _Restore:
     uid: Optional[int]
     gid: Optional[int]
     warnings: List[str]
+    application: Optional[Standstill]
 
     @classmethod
-    def prepare(cls, backup: PublishedBackup, request: Request, progress: Progress, warnings: List[str]) -> _Restore:
+    def prepare(
+        cls,
+        backup: PublishedBackup,
+        request: Request,
+        progress: Progress,
+        warnings: List[str],
+        application: Optional[Standstill],
+    ) -> _Restore:
         """Read and check everything that is small."""
         manifest = backup.manifest()
         source = source_of(manifest.engine.name)
@@ -119,6 +136,7 @@ class _Restore:
             # Its owner could have written any path into the manifest.
             raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
         trees = checked_trees(manifest.files, source, manifest.source)
+        request = dataclasses.replace(request, destination=_destination(manifest, request, application))
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")
@@ -127,7 +145,7 @@ class _Restore:
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
-        return cls(backup, request, progress, manifest, source, trees, plan, uid, gid, warnings)
+        return cls(backup, request, progress, manifest, source, trees, plan, uid, gid, warnings, application)
 
     def result(self, changed: bool, aside: List[Path]) -> Restored:
         """What to tell of it."""
@@ -147,7 +165,10 @@ class _Restore:
             raise RestoreError(f"{occupied} is not empty; with force it is replaced, and what is there is kept aside")
         for target in [*self.plan.files.values(), *self.plan.trees]:
             _refuse_links(self.plan.root, target)
-        self.warnings.extend(self.source.refuse_in_use(self.plan))
+        if self.application:
+            self.application.refuse()
+        else:
+            self.warnings.extend(self.source.refuse_in_use(self.plan))
 
     def run(self) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
@@ -157,12 +178,14 @@ class _Restore:
                 with locks.locked_directory(self.plan.root, str(self.plan.root)):
                     with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
                         self._stage(swap)
+                    if self.application:
+                        self.application.stop()
                     self.source.refuse_in_use(self.plan)
                     for lock in self.plan.stale:
                         swap.discard(self.plan.root / lock)
                     for path in self._displaced():
                         swap.displace(path)
-                    return _commit(swap)
+                    return _commit(swap, self.application)
         except OSError as error:
             raise RestoreError(
                 f"cannot restore to {self.plan.root}: {sentence(error)}; what was there is unchanged"
@@ -255,10 +278,33 @@ class _Restore:
         return self.request.mode if self.request.mode is not None else record.mode & 0o777
 
 
-def _commit(swap: Swap) -> List[Path]:
+def _standstill(backup: PublishedBackup, request: Request) -> ContextManager[Optional[Standstill]]:
+    if not request.container:
+        if request.heartbeat:
+            raise UsageError("heartbeat: is asked of a container that was started again; name it with container")
+        return contextlib.nullcontext()
+    paths = source_of(backup.manifest().engine.name).heartbeat_paths
+    return standstill(request.container, [request.heartbeat] if request.heartbeat else [], paths)
+
+
+def _destination(manifest: Manifest, request: Request, application: Optional[Standstill]) -> Optional[Path]:
+    """The one asked for, or of a backup of a container the directory of the host that has the files."""
+    came_from = manifest.source.details.get("container")
+    if request.destination or not came_from:
+        return request.destination
+    if not application:
+        raise RestoreError(
+            "the backup is of a container; name it with container, or tell where to restore to with dest"
+        )
+    return application.host_directory(PurePosixPath(manifest.source.path))
+
+
+def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
     """Swap to the end or undo all: a signal takes effect before or after, never in between."""
     with held_back():
-        aside = swap.commit()
+        if application:
+            application.begin_exchange()
+        aside = swap.commit(application.start if application else None)
         end_of_work()
         return aside
 

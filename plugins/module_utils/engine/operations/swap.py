@@ -14,7 +14,7 @@ import datetime
 import os
 import shutil
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import Callable, List, NamedTuple, Optional
 
 from .. import times
 from ..interrupts import held_back
@@ -78,14 +78,19 @@ class Swap:
         """Have a file or tree that must not stay beside the new ones put aside on commit, and kept."""
         self._displaced.append(path)
 
-    def commit(self) -> List[Path]:
-        """Swap; returns where the old files and trees are now. Any failure undoes every step."""
+    def commit(self, accept: Optional[Callable[[], None]] = None) -> List[Path]:
+        """Swap; returns where the old files and trees are now. Any failure undoes every step.
+
+        accept is called when all is in place, as the last thing that may fail.
+        """
         self._suffix = self._free_suffix()
         removable = [self._aside(path) for path in self._stale if self._put_aside(path)]
         kept = [self._aside(path) for path in self._displaced if self._put_aside(path)]
         kept += [self._aside(item.target) for item in self._items if self._replace(item)]
         for directory in {item.target.parent for item in self._items}:
             fsync_directory(directory)
+        if accept:
+            accept()
         self._undo.pop_all()
         for path in removable:
             # The restore is done; a file more beside it harms nobody.

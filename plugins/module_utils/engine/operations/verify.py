@@ -52,7 +52,7 @@ def verify(
     Without an id it is the newest backup that claims to be complete. Raises CorruptError. The result is
     remembered either way, unless told otherwise.
     """
-    backup = directory.backup(backup_id or _newest_id(directory))
+    backup = directory.backup(backup_id or newest_id(directory))
     try:
         with backup.in_use():
             manifest = backup.manifest()
@@ -67,7 +67,7 @@ def verify(
     return Verified(backup.path, manifest.to_json(), opened, warnings)
 
 
-def _newest_id(directory: JobDirectory) -> Optional[str]:
+def newest_id(directory: JobDirectory) -> Optional[str]:
     """Also one that failed before: verifying again must not silently turn to an older one."""
     backups = directory.backups()
     return backups[0].id if backups else None

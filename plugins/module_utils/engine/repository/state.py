@@ -44,12 +44,14 @@ class Verification:
 
 @dataclasses.dataclass
 class State:
-    """The state of one job; verified has the last verification of each backup by id."""
+    """The state of one job; verified has the last verification of each backup by id, drilled the last drill."""
 
     last_attempt: Optional[Attempt] = None
     last_success: Optional[Attempt] = None
     last_verify: Optional[Attempt] = None
+    last_drill: Optional[Attempt] = None
     verified: Dict[str, Verification] = dataclasses.field(default_factory=dict)
+    drilled: Dict[str, Verification] = dataclasses.field(default_factory=dict)
 
 
 def read(directory: Path) -> State:

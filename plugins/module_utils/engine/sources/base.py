@@ -9,8 +9,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Dict, List, Optional
+from typing import ClassVar, Dict, List, Optional, Tuple
 
+from ..containers.container import Address
+from ..errors import SourceError
 from ..repository.manifest import Kind, Manifest, Named, Origin
 from ..repository.staging import Staging
 from .tree import Included
@@ -61,10 +63,27 @@ class Restoration:
     whole: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Tools:
+    """What a drill may use to start a server: an image at a Docker engine, or a program.
+
+    timeout bounds the start, in seconds. An embedded engine needs none of it.
+    """
+
+    image: Optional[str] = None
+    command: Optional[str] = None
+    docker_host: Optional[str] = None
+    timeout: float = 60
+
+
 class Source(abc.ABC):
     """A database at a place (inspect, capture), and what is known of its copies anywhere (the static methods)."""
 
     type: ClassVar[str]
+    # What a server of it answers with status 200 when it is well; empty for what is no server.
+    heartbeat_paths: ClassVar[Tuple[str, ...]] = ()
+    # The container the database is in, if any.
+    container: Optional[Address] = None
 
     @abc.abstractmethod
     def inspect(self) -> Inspection:
@@ -116,3 +135,26 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def refuse_in_use(restoration: Restoration) -> List[str]:
         """Raise RestoreError when an application has the destination open; returns warnings of what cannot be seen."""
+
+    def tools(self, told: Tools) -> Tools:
+        """What a drill of this job may use: as told, else as its options say."""
+        return told
+
+    @classmethod
+    def drill(cls, manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
+        """Open a restored copy, which may be changed, with the real engine; returns what was proven, one per line.
+
+        Raises CorruptError when the copy does not hold what the backup should, SourceError when the engine is not here.
+        """
+        if not cls.can_check():
+            raise SourceError(f"a drill needs the engine of {manifest.engine.name} on this host")
+        trees = [
+            entry.path
+            for brought in cls.trees(manifest.source).values()
+            if brought.is_data
+            for entry in brought.included
+        ]
+        files = {path: restored.root / name for path, name in restored.files.items()}
+        files.update({path: restored.root / path for path in trees})
+        cls.check(files, manifest.source, tools.timeout)
+        return ["opened and read whole by its engine"]
