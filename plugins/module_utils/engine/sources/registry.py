@@ -10,11 +10,13 @@ from typing import Any, Dict, Tuple, Type
 
 from ..errors import CorruptError
 from .base import Source
+from .chroma.source import ChromaOptions, ChromaSource
 from .lmdb.source import LmdbOptions, LmdbSource
 from .sqlite.source import SqliteOptions, SqliteSource
 
 SOURCES: Dict[str, Tuple[Type[Any], Type[Any]]] = {
     LmdbSource.type: (LmdbSource, LmdbOptions),
+    ChromaSource.type: (ChromaSource, ChromaOptions),
     SqliteSource.type: (SqliteSource, SqliteOptions),
 }
 

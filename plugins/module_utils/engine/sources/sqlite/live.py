@@ -73,26 +73,34 @@ class LiveDatabase:
             blocks.copy_all(self._data, target, self._alive)
 
     @contextlib.contextmanager
+    def reading(self, patience: float) -> Iterator[Any]:
+        """A connection for a look at the live database.
+
+        Raises SourceError like locked.
+        """
+        if self._connection is None:
+            self._connection = self.connect(patience)
+        try:
+            yield self._connection
+        except sqlite3.Error as error:
+            raise SourceError(self._explain(error, patience)) from error
+
+    @contextlib.contextmanager
     def locked(self, patience: float) -> Iterator[Any]:
         """A connection that keeps writers out; patience is how long to wait for that, in seconds.
 
         Raises SourceError when the time is over, or when the database cannot be opened.
         """
-        if self._connection is None:
-            self._connection = self.connect(patience)
-        begun = time.monotonic()
-        try:
-            self._connection.execute("BEGIN IMMEDIATE" if self._takes_writers_lock() else "BEGIN")
-            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        with self.reading(patience) as connection:
+            connection.execute("BEGIN IMMEDIATE" if self._takes_writers_lock() else "BEGIN")
             begun = time.monotonic()
-            self._refuse_new_mode()
-            yield self._connection
-        except sqlite3.Error as error:
-            raise SourceError(self._explain(error, patience)) from error
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self.lock_ms = max(self.lock_ms, round((time.monotonic() - begun) * 1000))
+            try:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+                self._refuse_new_mode()
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+                self.lock_ms = max(self.lock_ms, round((time.monotonic() - begun) * 1000))
 
     def complete(self, target: int, wal: int) -> None:
         """While locked: bring the copy up to date, or what makes it so, the WAL, into a file of its own."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from ...errors import CorruptError, SourceError, naming
 from ...processes import Child, Report
@@ -55,15 +55,20 @@ def settled(scratch: Path, shown: str, timeout: float) -> Path:
 
     Raises SourceError.
     """
-    data = scratch / _DATA
     if (scratch / _WAL).stat().st_size:
-        child = Child(lambda _report: copies.merge_wal(data), what=f"the copy of {shown}", timeout=timeout)
+        path = data(scratch)
+        child = Child(lambda _report: copies.merge_wal(path), what=f"the copy of {shown}", timeout=timeout)
         with child:
             try:
                 child.result()
             except SourceError as error:
                 raise SourceError(f"the copy of {shown} is not sound: {error}") from error
-    return data
+    return data(scratch)
+
+
+def data(scratch: Path) -> Path:
+    """The file of the database."""
+    return scratch / _DATA
 
 
 def segments(scratch: Path) -> Path:
@@ -71,25 +76,25 @@ def segments(scratch: Path) -> Path:
     return scratch / _SEGMENTS
 
 
-def examined(data: Path, question: Callable[[Any], Any], timeout: float) -> Any:
-    """What the question, asked with a connection to the copy, is answered.
+def examined(path: Path, question: Callable[[Any, Report], Any], timeout: float, keep: Sequence[int] = ()) -> Any:
+    """What the question is answered, which a child asks with a connection to the copy; keep is that of Child.
 
     Raises CorruptError.
     """
 
     def ask(report: Report) -> Any:
-        with copies.opened(data, report) as connection:
-            return question(connection)
+        with copies.opened(path, report) as connection:
+            return question(connection, report)
 
-    child = Child(ask, what="the process that reads the copy", timeout=timeout, failing=CorruptError)
+    child = Child(ask, what="the process that reads the copy", timeout=timeout, keep=keep, failing=CorruptError)
     with child:
         return child.result()
 
 
-def store(data: Path, path: str, status: os.stat_result, staging: Staging) -> None:
+def store(copied: Path, path: str, status: os.stat_result, staging: Staging) -> None:
     """Take the copy into the backup as the file of this path."""
     buffer = memoryview(bytearray(CHUNK))
-    with open(data, "rb", buffering=0) as file, staging.store(path, status) as stream, naming(data):
+    with open(copied, "rb", buffering=0) as file, staging.store(path, status) as stream, naming(copied):
         while True:
             size = file.readinto(buffer)
             if not size:

@@ -205,7 +205,7 @@ class SqliteSource(Source):
             with site.child(copy, self._options.patience, keep=files) as child:
                 found = child.result()
         data = snapshot.settled(scratch, site.shown, self._options.timeout)
-        rows = snapshot.examined(data, copies.count_rows, self._options.timeout) if self._options.row_counts else None
+        rows = snapshot.examined(data, _count_rows, self._options.timeout) if self._options.row_counts else None
         snapshot.store(data, site.name, site.status, staging)
         return found, rows
 
@@ -215,6 +215,10 @@ class SqliteSource(Source):
 
 def _look(site: Site, report: Report) -> Dict[str, Any]:
     return _found(LiveDatabase(site.name, site.shown, report), site.name)
+
+
+def _count_rows(connection: Any, _report: Report) -> Dict[str, int]:
+    return copies.count_rows(connection)
 
 
 def _found(live: LiveDatabase, name: str) -> Dict[str, Any]:
