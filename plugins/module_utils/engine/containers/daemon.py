@@ -10,7 +10,8 @@ import contextlib
 import os
 import re
 import urllib.parse
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..decoding import did_you_mean
 from ..errors import SourceError, UsageError
@@ -133,21 +134,41 @@ class Daemon:
             # Ends the transfer where nobody wants the rest.
             chunks.close()
 
-    def create(self, image: str, command: Optional[List[str]], **settings: Any) -> Container:
-        """A new container; the settings of its host are those of the library's create_host_config.
+    def create(
+        self, name: str, image: str, *, network: str, port: int, directory: Path, at: Sequence[str]
+    ) -> Container:
+        """A new container of an image with a directory of this host, as this user.
 
-        Raises SourceError, also when the image is not there: nothing is pulled.
+        Its port is published to a free one of the loopback interface. Raises SourceError when the image is not there:
+        nothing is pulled.
         """
         with self._errors():
-            ports = list(settings.get("port_bindings", {}))
-            host = self._client.create_host_config(**settings)
-            made = self._client.create_container(image, command, ports=ports, host_config=host)
+            host = self._client.create_host_config(
+                binds=[f"{directory}:{place}" for place in at],
+                network_mode=network,
+                port_bindings={port: ("127.0.0.1",)},
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+            )
+            user = f"{os.geteuid()}:{os.getegid()}"
+            made = self._client.create_container(image, name=name, ports=[port], user=user, host_config=host)
             return self.look(str(made["Id"]))
 
-    def remove(self, container: Container) -> None:
+    def remove(self, name: str) -> None:
         """Kill and remove a container that this process has made, with its anonymous volumes."""
+        with self._errors(), contextlib.suppress(self._library.errors.NotFound):
+            self._client.remove_container(name, force=True, v=True)
+
+    def create_network(self, name: str) -> None:
+        """A network from which packets find no way out of this host."""
+        options = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
         with self._errors():
-            self._client.remove_container(container.id, force=True, v=True)
+            self._client.create_network(name, driver="bridge", options=options, check_duplicate=True)
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network that this process has made."""
+        with self._errors(), contextlib.suppress(self._library.errors.NotFound):
+            self._client.remove_network(name)
 
     def last_words(self, container: Container) -> str:
         """The last line that the container has printed."""

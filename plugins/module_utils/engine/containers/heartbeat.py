@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import time
 import urllib.parse
-from typing import Callable, List, NamedTuple, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from ..errors import UsageError
 
@@ -55,19 +55,19 @@ def endpoints(servers: Sequence[str], paths: Sequence[str]) -> List[Endpoint]:
     ]
 
 
-def answers(wanted: Sequence[Endpoint]) -> bool:
-    """Whether one of them answers with status 200."""
-    return any(_status(address) == _OK for address in wanted)
+def first_that_answers(wanted: Sequence[Endpoint]) -> Optional[Endpoint]:
+    """The first one that answers with status 200."""
+    return next((endpoint for endpoint in wanted if _status(endpoint) == _OK), None)
 
 
-def wait_for(wanted: Sequence[Endpoint], seconds: float, go_on: Callable[[], bool]) -> bool:
-    """Whether one of them answers in time. Gives up early when go_on tells that there is nothing to wait for."""
+def wait_for(wanted: Sequence[Endpoint], seconds: float, go_on: Callable[[], bool]) -> Optional[Endpoint]:
+    """The one that answers in time, if any. Gives up early when go_on tells that there is nothing to wait for."""
     deadline = time.monotonic() + seconds
-    while not answers(wanted):
-        if time.monotonic() > deadline or not go_on():
-            return False
+    while True:
+        found = first_that_answers(wanted)
+        if found or time.monotonic() > deadline or not go_on():
+            return found
         time.sleep(_PAUSE)
-    return True
 
 
 def _status(address: Endpoint) -> int:

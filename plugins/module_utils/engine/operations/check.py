@@ -87,7 +87,7 @@ def _about_container(address: Address, paths: Sequence[str]) -> Iterator[Finding
 
 def _about_heartbeat(container: Container, paths: Sequence[str]) -> Finding:
     asked = heartbeat.endpoints([f"http://{address}" for address in container.addresses], paths)
-    answering = next((endpoint for endpoint in asked if heartbeat.answers([endpoint])), None)
+    answering = heartbeat.first_that_answers(asked)
     if answering:
         return Finding("heartbeat", True, f"{answering} answers")
     places = ", ".join(str(endpoint) for endpoint in asked) or "any port of it"
