@@ -68,14 +68,15 @@ def drill(manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
     root = restored.root
     expected = root.parent / "expected.sqlite3"
     # Before a server changes anything.
-    directories = segments.Directories({path: root / path for path in restored.trees if segments.is_segment(path)})
-    examined(
-        root / FILE_NAME, lambda connection, report: _read(connection, report, directories, expected), tools.timeout
-    )
+    directories = {path: root / path for path in restored.trees if segments.is_segment(path)}
+    files = segments.Directories(directories)
+    examined(root / FILE_NAME, lambda connection, report: _read(connection, report, files, expected), tools.timeout)
     with contextlib.closing(sqlite3.connect(str(expected))) as known, serving(root, tools) as client:
         columns = ", ".join(field.name for field in dataclasses.fields(_Collection))
         collections = [_Collection(*row) for row in known.execute(f"SELECT {columns} FROM collections")]  # noqa: S608
         for collection in collections:
+            if collection.records > collection.vectors and directories:
+                raise CorruptError(f"collection {collection.name!r} has records without an embedding")
             _check(client, collection, known)
     return _proven(manifest, collections)
 
