@@ -128,7 +128,7 @@ def _as_program(directory: Path, tools: Tools) -> Iterator[heartbeat.Endpoint]:
         )
         raise SourceError(f"a drill needs a Chroma server: {missing}; name an image with drill_image, or a program")
     port = _free_port()
-    log, ended = directory.parent / "server.log", directory.parent / "server.ended"
+    log, ended = directory.parent / "server.log", directory.parent / f"server-{port}.ended"
     command = [program, "run", "--path", str(directory), "--host", "127.0.0.1", "--port", str(port)]
     with Child(lambda report: _serve(report, command, log, ended), what="the Chroma server", timeout=tools.timeout):
         wanted = heartbeat.endpoints([f"http://127.0.0.1:{port}"], HEARTBEAT_PATHS)
