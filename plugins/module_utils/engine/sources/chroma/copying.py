@@ -31,7 +31,11 @@ _LONGEST_PAUSE = 1.0
 
 
 class NotWhole(Exception):
-    """A segment did not become whole within one lock; its text says which and why."""
+    """A segment did not become whole within a lock, also after retries; its text says which and why."""
+
+    def __init__(self, fault: str, retries: int = 0) -> None:
+        super().__init__(fault)
+        self.retries = retries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +47,7 @@ class Limits:
 
 
 def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments: bool) -> Dict[str, Any]:
-    """Copy; returns what is known of it.
-
-    Raises SourceError when no consistent state was found within the limits.
-    """
+    """Copy; returns what is known of it, or under "torn" why no consistent state was found within the limits."""
     live = LiveDatabase(site.name, site.shown, report)
     if not live.blocks_writers:
         raise SourceError(f"{site.shown} is in WAL mode and cannot be written here, so nobody can hold it still")
@@ -68,7 +69,7 @@ def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments
             break
         except NotWhole as error:
             if retries == limits.retries:
-                raise SourceError(f"{error}; gave up after {retries} retries") from error
+                return {"torn": str(error)}
             time.sleep(min(_PAUSE * 2**retries, _LONGEST_PAUSE))
             retries += 1
     live.finish(files.data)

@@ -21,14 +21,15 @@ from ...processes import Child, Report
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree, usage
-from ..base import Capture, Inspection, Restoration, Source, Tree
+from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..sqlite import copies, snapshot
 from ..sqlite.live import LiveDatabase
 from ..sqlite.options import DatabaseOptions, Whereabouts
 from ..sqlite.site import ELSEWHERE_PATH, Site
-from . import copying, examination, schema, segments
+from . import copying, drill, examination, schema, segments
+from .copying import NotWhole
 from .examination import CollectionState, Found
-from .locations import FILE_NAME, locate
+from .locations import FILE_NAME, HEARTBEAT_PATHS, locate
 from .segments import SegmentCopy
 
 sqlite3 = optional_module("sqlite3")
@@ -72,6 +73,7 @@ class ChromaSource(Source):
     """A persist directory, and files that belong to it."""
 
     type = "chroma"
+    heartbeat_paths = HEARTBEAT_PATHS
 
     def __init__(self, options: ChromaOptions) -> None:
         options.check()
@@ -81,6 +83,7 @@ class ChromaSource(Source):
             raise UsageError("include names a segment of Chroma, which is backed up anyway")
         self._options = options
         self._directory = Path(options.path) if options.path else None
+        self.container = options.address
 
     def inspect(self) -> Inspection:
         _require_library()
@@ -99,39 +102,15 @@ class ChromaSource(Source):
 
     def capture(self, staging: Staging) -> Capture:
         _require_library()
-        with contextlib.ExitStack() as stack:
-            scratch = stack.enter_context(staging.scratch())
-            whereabouts = stack.enter_context(self._whereabouts(snapshot.make(scratch, "container")))
-            path = self._path(whereabouts)
-            if not whereabouts.place:
-                raise SourceError(f"{path} cannot be reached in container {self._options.container}")
-            site = self._site(whereabouts.place, whereabouts)
-            copied, found = self._copy(site, scratch)
-            brought = self._store(site, scratch, copied, staging)
-            included, warnings = site.copy_included(self._options.included_below, staging, self._options.timeout)
-            elsewhere, more = site.copy_elsewhere(
-                whereabouts.surroundings, self._options.included_elsewhere, staging, self._options.timeout
-            )
-        details = Details(
-            include_segments=self._options.include_segments,
-            journal_mode=copied["journal_mode"],
-            lock_ms=copied["lock_ms"],
-            retries=copied["retries"],
-            tenants=found.tenants,
-            databases=found.databases,
-            collections=found.collections,
-            migrations=found.migrations,
-            segments=brought,
-            include=included,
-            include_elsewhere=elsewhere,
-            container=whereabouts.container,
-        )
-        kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {sqlite3.sqlite_version}")
-        size = sum(record.size for record in staging.records)
-        origin = Origin(path, size, Position(**copied["position"]), details=encode(details))
-        return Capture(
-            origin, _engine(found.migrations), kind, whereabouts.warnings + self._loss(found) + warnings + more
-        )
+        retries = 0
+        while True:
+            try:
+                with staging.scratch() as scratch:
+                    return self._capture(staging, scratch, retries)
+            except NotWhole as error:
+                retries += 1 + error.retries
+                if retries > self._options.retries:
+                    raise SourceError(f"{error}; gave up after {self._options.retries} retries") from error
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -192,6 +171,19 @@ class ChromaSource(Source):
     def refuse_in_use(restoration: Restoration) -> List[str]:
         return usage.refuse_open([restoration.root / FILE_NAME])
 
+    def tools(self, told: Tools) -> Tools:
+        options = self._options
+        return dataclasses.replace(
+            told,
+            image=told.image or (None if told.command else options.drill_image),
+            command=told.command or options.drill_command,
+            docker_host=told.docker_host or options.docker_host,
+        )
+
+    @classmethod
+    def drill(cls, manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
+        return drill.drill(manifest, restored, tools)
+
     @contextlib.contextmanager
     def _whereabouts(self, scratch: Optional[Path]) -> Iterator[Whereabouts]:
         options = self._options
@@ -221,10 +213,44 @@ class ChromaSource(Source):
 
         return look
 
-    def _copy(self, site: Site, scratch: Path) -> Tuple[Dict[str, Any], Found]:
+    def _capture(self, staging: Staging, scratch: Path, retries: int) -> Capture:
+        """Raises NotWhole when it is worth to try it again from the start."""
+        options = self._options
+        with self._whereabouts(snapshot.make(scratch, "container")) as whereabouts:
+            path = self._path(whereabouts)
+            if not whereabouts.place:
+                raise SourceError(f"{path} cannot be reached in container {options.container}")
+            site = self._site(whereabouts.place, whereabouts)
+            copied, found = self._copy(site, scratch, 0 if whereabouts.is_still else options.retries)
+            brought = self._store(site, scratch, copied, staging)
+            included, warnings = site.copy_included(options.included_below, staging, options.timeout)
+            elsewhere, more = site.copy_elsewhere(
+                whereabouts.surroundings, options.included_elsewhere, staging, options.timeout
+            )
+        details = Details(
+            include_segments=options.include_segments,
+            journal_mode=copied["journal_mode"],
+            lock_ms=copied["lock_ms"],
+            retries=retries + copied["retries"],
+            tenants=found.tenants,
+            databases=found.databases,
+            collections=found.collections,
+            migrations=found.migrations,
+            segments=brought,
+            include=included,
+            include_elsewhere=elsewhere,
+            container=whereabouts.container,
+        )
+        position = _position(Position(**copied["position"]), found.last_seq_id)
+        origin = Origin(path, sum(record.size for record in staging.records), position, details=encode(details))
+        kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {sqlite3.sqlite_version}")
+        told = whereabouts.warnings + self._loss(found) + warnings + more
+        return Capture(origin, _engine(found.migrations), kind, told)
+
+    def _copy(self, site: Site, scratch: Path, retries: int) -> Tuple[Dict[str, Any], Found]:
         """Copy into the scratch directory, and look at all of the copy."""
         options = self._options
-        limits = copying.Limits(options.lock_timeout, options.retries)
+        limits = copying.Limits(options.lock_timeout, retries)
         with snapshot.files(scratch) as files:
 
             def copy(report: Report) -> Dict[str, Any]:
@@ -232,16 +258,20 @@ class ChromaSource(Source):
 
             with site.child(copy, options.patience, keep=files) as child:
                 copied: Dict[str, Any] = child.result()
+            if "torn" in copied:
+                raise NotWhole(copied["torn"], retries)
             data = snapshot.settled(scratch, site.shown, options.timeout)
-            known = {entry["id"]: decode(SegmentCopy, entry) for entry in copied["segments"]}
+            copies_of = {entry["id"]: decode(SegmentCopy, entry) for entry in copied["segments"]}
 
             def examine(connection: Any, report: Report) -> Dict[str, Any]:
-                content = segments.Contents(files.segments, known) if options.include_segments else None
+                content = segments.Contents(files.segments, copies_of) if options.include_segments else None
                 return dataclasses.asdict(examination.examine(connection, content, report.alive))
 
-            found = decode(Found, snapshot.examined(data, examine, options.timeout, (files.segments,)))
-        position = _position(Position(**copied["position"]), found.last_seq_id)
-        return {**copied, "segments": list(known.values()), "position": dataclasses.asdict(position)}, found
+            try:
+                found = snapshot.examined(data, examine, options.timeout, (files.segments,))
+            except CorruptError as error:
+                raise SourceError(f"{site.shown}: {error}") from error
+        return {**copied, "segments": list(copies_of.values())}, decode(Found, found)
 
     def _store(self, site: Site, scratch: Path, copied: Dict[str, Any], staging: Staging) -> List[tree.Included]:
         snapshot.store(snapshot.data(scratch), FILE_NAME, site.status, staging)

@@ -11,6 +11,7 @@ import itertools
 from pathlib import Path
 from typing import List, Optional
 
+from ...containers.container import Address
 from ...containers.locate import ContainerFacts, Located
 from ...containers.place import Place
 from ...errors import UsageError
@@ -64,6 +65,11 @@ class DatabaseOptions:
         return [path[1:] for path in self.include if path.startswith("/")]
 
     @property
+    def address(self) -> Optional[Address]:
+        """The container, if the database is in one."""
+        return Address(self.container, self.docker_host) if self.container else None
+
+    @property
     def patience(self) -> float:
         """For how many seconds a process that may have to wait for a lock can be silent."""
         return self.timeout + self.lock_timeout
@@ -82,6 +88,11 @@ class Whereabouts:
     def of(cls, located: Located) -> Whereabouts:
         """In a container."""
         return cls(located.place, located.surroundings, located.facts, list(located.warnings))
+
+    @property
+    def is_still(self) -> bool:
+        """Whether it is a copy that nobody writes to: what is torn there stays so, only another copy can be whole."""
+        return self.container is not None and self.container.way == "archive"
 
     def shown(self, directory: Optional[str], name: str) -> str:
         """How messages call the file."""

@@ -71,6 +71,7 @@ class SqliteSource(Source):
             raise UsageError("give path, that of the database file in the container")
         self._options = options
         self._path = Path(options.path)
+        self.container = options.address
         if not is_safe_relative(self._path.name):
             raise UsageError(f"path {options.path!r} has a name that cannot be written in a manifest; rename the file")
 
