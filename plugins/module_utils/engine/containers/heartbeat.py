@@ -50,9 +50,8 @@ class Endpoint(NamedTuple):
 def endpoints(servers: Sequence[str], paths: Sequence[str]) -> List[Endpoint]:
     """Every path of every server; a URL that has a path itself is asked just that."""
     bases = [Endpoint.of(server) for server in servers]
-    return [
-        base if base.path or not paths else base._replace(path=path) for base in bases for path in (paths or ("/",))
-    ]
+    wanted = (base if base.path else base._replace(path=path) for base in bases for path in paths or ("/",))
+    return list(dict.fromkeys(wanted))
 
 
 def first_that_answers(wanted: Sequence[Endpoint]) -> Optional[Endpoint]:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real containers for tests: made from the base image, removed at the end; and an engine that is reached over TCP."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import docker
+import pytest
+
+from .tools import CHECKOUT, eventually
+
+IMAGE = "embedded-db-backup-target"
+CHROMA_IMAGE = "embedded-db-backup-chroma"
+HOW_TO = (
+    "needs a Docker engine and root: run the tests with "
+    ".venv/bin/python tests/docker/with_engine.py .venv/bin/python -m pytest"
+)
+# Writes a database and a file of known bytes, holds the database open, and answers on port 8000 while it can read it.
+PROGRAM = """
+import http.server, os, sqlite3, sys
+directory, link = sys.argv[1], sys.argv[2:]
+os.makedirs(directory, exist_ok=True)
+if link:
+    os.symlink(directory, link[0])
+database = sqlite3.connect(os.path.join(directory, "chroma.sqlite3"), check_same_thread=False)
+database.execute("CREATE TABLE IF NOT EXISTS records (content BLOB)")
+with open(os.path.join(directory, "bytes"), "wb") as file:
+    file.write(bytes(range(256)) * 4096)
+database.commit()
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        database.execute("SELECT count(*) FROM records").fetchone()
+        self.send_response(200)
+        self.end_headers()
+http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
+"""
+BYTES = hashlib.sha256(bytes(range(256)) * 4096).hexdigest()
+
+
+@dataclass
+class Containers:
+    """Makes containers; all of them are gone at the end."""
+
+    client: docker.APIClient
+    made: list[str] = field(default_factory=list)
+
+    def run(self, command: list[str] | None, *, image: str = IMAGE, ready: str = "", **settings: Any) -> str:
+        """Start a container and wait until the file ready is there; returns its id."""
+        names = {
+            key: settings.pop(key) for key in ("name", "environment", "working_dir", "entrypoint") if key in settings
+        }
+        host = self.client.create_host_config(**settings)
+        volumes = [entry.split(":")[1] for entry in settings.get("binds", [])]
+        made = self.client.create_container(image, command, volumes=volumes, host_config=host, **names)["Id"]
+        self.made.append(made)
+        self.client.start(made)
+        if ready:
+            eventually(lambda: self.exists(made, ready), f"{ready} in the container")
+        return str(made)
+
+    def server(self, directory: str = "/data", *links: str, **settings: Any) -> str:
+        """A container with the program above."""
+        return self.run(["python3", "-c", PROGRAM, directory, *links], ready=f"{directory}/bytes", **settings)
+
+    def exists(self, container: str, path: str) -> bool:
+        try:
+            chunks, _unused = self.client.get_archive(container, path)
+        except docker.errors.NotFound:
+            assert self.state(container)["Running"], self.client.logs(container)
+            return False
+        chunks.close()
+        return True
+
+    def state(self, container: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.client.inspect_container(container)["State"]
+        return state
+
+    def execute(self, container: str, *command: str) -> str:
+        """What a command prints in the container. Only tests do such a thing."""
+        made = self.client.exec_create(container, list(command))
+        output: bytes = self.client.exec_start(made)
+        return output.decode().strip()
+
+    def remove(self) -> None:
+        for container in self.made:
+            with contextlib.suppress(docker.errors.NotFound):
+                self.client.remove_container(container, force=True, v=True)
+
+
+def engine() -> docker.APIClient:
+    """The engine that DOCKER_HOST names, with the base image; skips the test where there is none."""
+    if os.geteuid() != 0 or "DOCKER_HOST" not in os.environ:
+        pytest.skip(HOW_TO)
+    client = docker.APIClient(base_url=os.environ["DOCKER_HOST"], version="auto")
+    if not client.images(IMAGE):
+        subprocess.run([CHECKOUT / "tests/docker/base-image.sh"], check=True)
+    return client
+
+
+@contextlib.contextmanager
+def over_tcp() -> Iterator[str]:
+    """The address under which the same engine is reached over TCP, like one on another host."""
+    target = os.environ["DOCKER_HOST"].removeprefix("unix://")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_accept, args=(listener, target), daemon=True).start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listener: socket.socket, target: str) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            accepted = listener.accept()[0]
+            engine = socket.socket(socket.AF_UNIX)
+            engine.connect(target)
+            for one, other in ((accepted, engine), (engine, accepted)):
+                threading.Thread(target=_forward, args=(one, other), daemon=True).start()
+
+
+def _forward(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := one.recv(1 << 16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
