@@ -83,7 +83,7 @@ def bench_backup(rounds: int) -> bool:
     files = f"{by_sqlite}/chroma.sqlite3"
     sqlite_line = (
         f"mkdir {by_sqlite} && sqlite3 {directory}/chroma.sqlite3 '.backup {files}' && "
-        f"find {directory} -mindepth 1 -type d -exec cp -a {{}} {by_sqlite} + && sync -f {by_sqlite}"
+        f"find {directory} -mindepth 1 -type d -exec cp -a -t {by_sqlite} {{}} + && sync -f {by_sqlite}"
     )
     ours = Contestant("dbbackup run, compressed, validated, read back", dbbackup("run"), REPOSITORY / JOB, rounds)
     plain = Contestant("cp -a and sync", shell(f"cp -a {directory} {copy} && sync -f {copy}"), COPY, rounds)
