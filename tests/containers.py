@@ -6,9 +6,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import socket
 import subprocess
-import threading
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import docker
 import pytest
 
-from .tools import CHECKOUT, eventually
+from .tools import CHECKOUT, eventually, process
 
 IMAGE = "embedded-db-backup-target"
 CHROMA_IMAGE = "embedded-db-backup-chroma"
@@ -26,7 +25,8 @@ HOW_TO = (
 )
 # Writes a database and a file of known bytes, holds the database open, and answers on port 8000 while it can read it.
 PROGRAM = """
-import http.server, os, sqlite3, sys
+import http.server, os, signal, sqlite3, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 directory, link = sys.argv[1], sys.argv[2:]
 os.makedirs(directory, exist_ok=True)
 if link:
@@ -43,6 +43,24 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
 """
+# Takes connections over TCP and hands them on to a socket.
+FORWARDER = """
+import socket, sys, threading
+def forward(one, other):
+    try:
+        while data := one.recv(1 << 16):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    accepted, engine = listener.accept()[0], socket.socket(socket.AF_UNIX)
+    engine.connect(sys.argv[1])
+    for pair in (accepted, engine), (engine, accepted):
+        threading.Thread(target=forward, args=pair, daemon=True).start()
+"""
 BYTES = hashlib.sha256(bytes(range(256)) * 4096).hexdigest()
 
 
@@ -58,8 +76,8 @@ class Containers:
         names = {
             key: settings.pop(key) for key in ("name", "environment", "working_dir", "entrypoint") if key in settings
         }
+        volumes = [*settings.pop("volumes", []), *(bind.split(":")[1] for bind in settings.get("binds", []))]
         host = self.client.create_host_config(**settings)
-        volumes = [entry.split(":")[1] for entry in settings.get("binds", [])]
         made = self.client.create_container(image, command, volumes=volumes, host_config=host, **names)["Id"]
         self.made.append(made)
         self.client.start(made)
@@ -72,13 +90,9 @@ class Containers:
         return self.run(["python3", "-c", PROGRAM, directory, *links], ready=f"{directory}/bytes", **settings)
 
     def exists(self, container: str, path: str) -> bool:
-        try:
-            chunks, _unused = self.client.get_archive(container, path)
-        except docker.errors.NotFound:
-            assert self.state(container)["Running"], self.client.logs(container)
-            return False
-        chunks.close()
-        return True
+        made = self.client.exec_create(container, ["test", "-e", path])
+        self.client.exec_start(made)
+        return bool(self.client.exec_inspect(made)["ExitCode"] == 0)
 
     def state(self, container: str) -> dict[str, Any]:
         state: dict[str, Any] = self.client.inspect_container(container)["State"]
@@ -109,25 +123,7 @@ def engine() -> docker.APIClient:
 @contextlib.contextmanager
 def over_tcp() -> Iterator[str]:
     """The address under which the same engine is reached over TCP, like one on another host."""
-    target = os.environ["DOCKER_HOST"].removeprefix("unix://")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_accept, args=(listener, target), daemon=True).start()
-        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def _accept(listener: socket.socket, target: str) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            accepted = listener.accept()[0]
-            engine = socket.socket(socket.AF_UNIX)
-            engine.connect(target)
-            for one, other in ((accepted, engine), (engine, accepted)):
-                threading.Thread(target=_forward, args=(one, other), daemon=True).start()
-
-
-def _forward(one: socket.socket, other: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := one.recv(1 << 16):
-            other.sendall(data)
-        other.shutdown(socket.SHUT_WR)
+    command = [sys.executable, "-c", FORWARDER, os.environ["DOCKER_HOST"].removeprefix("unix://")]
+    with process(command, stdout=subprocess.PIPE) as forwarder:
+        assert forwarder.stdout
+        yield f"tcp://127.0.0.1:{int(forwarder.stdout.readline())}"
