@@ -44,16 +44,16 @@ options:
   include:
     description:
       - Other files or directories that belong to the database, relative to the persist directory.
-      - With O(container), a path that begins with V(/), as V(/config.yaml), is taken from anywhere in the container; it is
-        restored below the persist directory.
+      - With O(container), a path that begins with V(/), as V(/config.yaml), is taken from anywhere in the container; it
+        is restored below the persist directory.
       - Regular files and directories are taken; links and special files are left out with a warning.
     type: list
     elements: str
     default: []
   retries:
     description:
-      - How often to take the lock again when a segment was not whole within a moment, as when a large one was just being
-        written.
+      - How often to take the lock again when a segment was not whole within a moment, as when a large one was just
+        being written.
     type: int
     default: 10
   drill_image:
@@ -64,7 +64,7 @@ options:
     type: str
   lock_timeout:
     description:
-      - How many seconds to wait until no other process holds the lock of a writer.
+      - How many seconds to wait until no other process holds the lock of a writer, and how long to hold it at most.
       - How long this backup held it is C(lock_ms) in the manifest.
     type: int
     default: 30
@@ -141,8 +141,9 @@ backup:
           sample: /srv/chroma
         collections:
           description:
-            - One entry per collection. C(queued) of its operations are in C(chroma.sqlite3) only; C(segment) tells whether
-              its vectors were ever written to a directory, how many elements that has, and the last operation in it.
+            - One entry per collection. C(queued) of its operations are in C(chroma.sqlite3) only.
+            - C(segment) tells whether its vectors were ever written to a directory, how many elements that has, and the
+              last operation in it.
           type: list
           elements: dict
           sample:

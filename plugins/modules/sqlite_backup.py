@@ -12,10 +12,10 @@ version_added: 0.1.0
 author:
   - The embedded.db_backup authors (@embedded-db-backup)
 description:
-  - Copies an SQLite database while its applications go on, in WAL mode or with a rollback journal, compresses, verifies and
-    publishes the copy in a repository.
-  - With a rollback journal the file is copied first, and only what changed meanwhile is copied again under the lock of a
-    writer; readers are never blocked, writers for a moment. In WAL mode the lock lasts as long as the WAL is copied.
+  - Copies an SQLite database while its applications go on, in WAL mode or with a rollback journal, compresses, verifies
+    and publishes the copy in a repository.
+  - With a rollback journal the file is copied first, and only what changed meanwhile is copied again under the lock of
+    a writer; readers are never blocked, writers for a moment. In WAL mode the lock lasts as long as the WAL is copied.
   - The copy is made in a child process that runs as the owner of the data, sees nothing but its directory, and has a
     deadline. The source is never changed, but for one left in the middle of a transaction by a crash, which SQLite
     itself rolls back when it is opened.
@@ -41,15 +41,15 @@ options:
   include:
     description:
       - Other files or directories that belong to the database, relative to its directory.
-      - With O(container), a path that begins with V(/) is taken from anywhere in the container; it is restored below the
-        directory of the database.
+      - With O(container), a path that begins with V(/) is taken from anywhere in the container; it is restored below
+        the directory of the database.
       - Regular files and directories are taken; links and special files are left out with a warning.
     type: list
     elements: str
     default: []
   lock_timeout:
     description:
-      - How many seconds to wait until no other process holds the lock of a writer.
+      - How many seconds to wait until no other process holds the lock of a writer, and how long to hold it at most.
       - How long this backup held it is C(lock_ms) in the manifest.
     type: int
     default: 30

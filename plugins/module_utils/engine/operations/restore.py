@@ -242,12 +242,17 @@ class _Restore:
 
     def _displaced(self) -> List[Path]:
         """What must not stay beside the restored files."""
-        names = self.plan.displaced
-        if self.plan.whole and is_directory(self.plan.root):
+        root, names = self.plan.root, self.plan.displaced
+        if self.plan.whole and is_directory(root):
             restored = [*self.plan.files.values(), *self.plan.trees, *self.plan.stale]
             known = {name.split("/")[0] for name in restored}
-            names = [name for name in sorted(os.listdir(self.plan.root)) if name not in known and not is_aside(name)]
-        return [self.plan.root / name for name in names if os.path.lexists(self.plan.root / name)]
+            names = [name for name in sorted(os.listdir(root)) if name not in known and not is_aside(name)]
+        # A directory without files harms nobody, as lost+found at a mount point.
+        return [
+            root / name
+            for name in names
+            if os.path.lexists(root / name) and (not is_directory(root / name) or holds_anything(root / name))
+        ]
 
     def _occupied(self) -> Optional[Path]:
         """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""

@@ -51,7 +51,7 @@ def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments
     live = LiveDatabase(site.name, site.shown, report)
     if not live.blocks_writers:
         raise SourceError(f"{site.shown} is in WAL mode and cannot be written here, so nobody can hold it still")
-    segments = LiveSegments(files.segments, site.shown, report.alive)
+    segments = LiveSegments(files.segments, site.shown, live.alive)
     with live.reading(limits.lock_timeout) as connection:
         schema.refuse_others(connection, site.shown)
         known = schema.vector_segments(connection)
@@ -64,7 +64,7 @@ def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments
             with live.locked(limits.lock_timeout) as connection:
                 if with_segments:
                     _settle(segments, schema.vector_segments(connection))
-                live.complete(files.data, files.wal)
+                live.complete(files.wal)
                 position = live.position()
             break
         except NotWhole as error:

@@ -59,6 +59,9 @@ def examine(connection: Any, files: Optional[Files], alive: Callable[[], None]) 
 
     Raises CorruptError when not.
     """
+    absent = schema.missing(connection)
+    if absent:
+        raise CorruptError(f"it is no database of Chroma: it has no table {absent}")
     queues = schema.queues(connection)
     states, without_vector = [], 0
     for collection in schema.collections(connection):

@@ -47,13 +47,18 @@ class Collection:
 
 def refuse_others(connection: Any, shown: str) -> None:
     """Raise SourceError unless the database is Chroma's."""
-    tables = _tables(connection)
-    missing = [name for name in _TABLES if name not in tables]
-    if missing:
+    absent = missing(connection)
+    if absent:
         raise SourceError(
-            f"{shown} is an SQLite database, but not one of Chroma: it has no table {missing[0]}; "
+            f"{shown} is an SQLite database, but not one of Chroma: it has no table {absent}; "
             "sqlite_backup (type sqlite) is for such"
         )
+
+
+def missing(connection: Any) -> Optional[str]:
+    """A table without which it is no database of Chroma, if there is one. A view, which may never end, is no table."""
+    tables = _tables(connection)
+    return next((name for name in _TABLES if name not in tables), None)
 
 
 def vector_segments(connection: Any) -> Set[str]:
@@ -164,7 +169,8 @@ def last_seq_id(connection: Any) -> int:
 
 
 def _tables(connection: Any) -> Set[str]:
-    return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+    return {name for name, statement in found if not str(statement).upper().startswith("CREATE VIRTUAL")}
 
 
 def _collections_statement(connection: Any) -> str:

@@ -32,6 +32,9 @@ _OPEN: List[Any] = []
 # What tells a state of the WAL from another: its own header, and that of its index, which counts transactions.
 _HEADERS_OF_WAL = {"-wal": 32, "-shm": 48}
 _Stamp = Tuple[int, int]
+_TICK = 0.02
+_BETWEEN_TRIES = 0.001
+_ANY_QUESTION = "SELECT count(*) FROM sqlite_master"
 
 
 class LiveDatabase:
@@ -43,12 +46,15 @@ class LiveDatabase:
     def __init__(self, name: str, shown: str, report: Report) -> None:
         self._name = name
         self._shown = shown
-        self._alive = report.alive
+        self._report = report
         self._data = _kept(open_data(name, shown))
         self.header: Header = read_header(self._data, shown)
         self._writable = os.access(name, os.W_OK)
         self._at_rest = self._stamp() if self._is_at_rest() else None
         self._connection: Any = None
+        self._changes: Optional[blocks.Changes] = None
+        self._before: Optional[_Stamp] = None
+        self._held_until: Optional[float] = None
         self.lock_ms = 0
 
     @property
@@ -67,10 +73,26 @@ class LiveDatabase:
         counter = read_header(self._data, self._shown).change_counter
         return Position("change_counter", counter, counter, state.hexdigest())
 
+    def alive(self) -> None:
+        """To be called now and then during long work, which must not keep writers out for too long.
+
+        Raises SourceError when it did.
+        """
+        self._report.alive()
+        if self._held_until is not None and time.monotonic() > self._held_until:
+            raise SourceError(
+                f"{self._shown} could not be copied in the time that writers may be kept out; it was given up, as they "
+                "wait meanwhile: back it up when the application is stopped, or allow for more with lock_timeout"
+            )
+
     def prepare(self, target: int) -> None:
         """Copy what can be copied without a lock."""
         if not self.header.wal:
-            blocks.copy_all(self._data, target, self._alive)
+            stamp = self._stamp()
+            # A file that was written to just now may be written again without a new time.
+            self._before = stamp if stamp[1] < (time.time() - _TICK) * 1e9 else None
+            blocks.copy_all(self._data, target, self.alive)
+            self._changes = blocks.Changes(self._data, target, self.alive)
 
     @contextlib.contextmanager
     def reading(self, patience: float) -> Iterator[Any]:
@@ -87,36 +109,55 @@ class LiveDatabase:
 
     @contextlib.contextmanager
     def locked(self, patience: float) -> Iterator[Any]:
-        """A connection that keeps writers out; patience is how long to wait for that, in seconds.
+        """A connection that keeps writers out; patience is how many seconds to wait for that, and then to hold at most.
 
         Raises SourceError when the time is over, or when the database cannot be opened.
         """
         with self.reading(patience) as connection:
-            connection.execute("BEGIN IMMEDIATE" if self._takes_writers_lock() else "BEGIN")
+            self._begin(connection, patience)
             begun = time.monotonic()
+            self._held_until = begun + patience
             try:
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-                self._refuse_new_mode()
+                self._refuse_another()
                 yield connection
             finally:
+                self._held_until = None
                 connection.execute("ROLLBACK")
                 self.lock_ms = max(self.lock_ms, round((time.monotonic() - begun) * 1000))
 
-    def complete(self, target: int, wal: int) -> None:
+    def _begin(self, connection: Any, patience: float) -> None:
+        """Take the lock. SQLite itself would look for it so seldom that a busy writer never leaves it a gap."""
+        connection.execute("PRAGMA busy_timeout = 0")
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE" if self._takes_writers_lock() else "BEGIN")
+                connection.execute(_ANY_QUESTION).fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                if not _is_locked(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_BETWEEN_TRIES)
+            self.alive()
+
+    def complete(self, wal: int) -> None:
         """While locked: bring the copy up to date, or what makes it so, the WAL, into a file of its own."""
-        if not self.header.wal:
-            blocks.copy_changes(self._data, target, self._alive)
+        if self._changes:
+            if self._before != self._stamp():
+                self._changes.fetch()
         elif not self._at_rest:
             # While this reader lives, no frame of the WAL is used again and none that came later gets into the data.
             reader = self.connect(0)
             reader.execute("BEGIN")
-            reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
-            blocks.copy_all(_kept(open_data(self._name + "-wal", self._shown + "-wal")), wal, self._alive)
+            reader.execute(_ANY_QUESTION).fetchall()
+            blocks.copy_all(_kept(open_data(self._name + "-wal", self._shown + "-wal")), wal, self.alive)
 
     def finish(self, target: int) -> None:
         """Copy what needs no lock any more."""
         if self.header.wal:
-            blocks.copy_all(self._data, target, self._alive)
+            blocks.copy_all(self._data, target, self.alive)
         if self._at_rest and not (self._is_at_rest() and self._at_rest == self._stamp()):
             raise SourceError(f"an application began to use {self._shown} while it was copied; run it again")
 
@@ -156,12 +197,14 @@ class LiveDatabase:
         status = os.fstat(self._data)
         return status.st_size, status.st_mtime_ns
 
-    def _refuse_new_mode(self) -> None:
+    def _refuse_another(self) -> None:
+        if not os.path.samestat(os.lstat(self._name), os.fstat(self._data)):
+            raise SourceError(f"{self._shown} was replaced while it was copied; run it again")
         if read_header(self._data, self._shown).wal != self.header.wal:
             raise SourceError(f"the journal mode of {self._shown} was changed while it was copied; run it again")
 
     def _explain(self, error: Exception, patience: float) -> str:
-        if "locked" in str(error) or "busy" in str(error):
+        if _is_locked(error):
             return (
                 f"{self._shown} is locked by another process and was not free within {patience:g} seconds; "
                 "end its long transaction, or allow for more with lock_timeout"
@@ -172,6 +215,10 @@ class LiveDatabase:
                 "needs; open it once with its application"
             )
         return f"{self._shown} cannot be read: {error}"
+
+
+def _is_locked(error: Exception) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
 
 
 def _kept(opened: Any) -> Any:

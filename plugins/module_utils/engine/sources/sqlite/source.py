@@ -197,7 +197,7 @@ class SqliteSource(Source):
                 live = LiveDatabase(site.name, site.shown, report)
                 live.prepare(files.data)
                 with live.locked(self._options.lock_timeout):
-                    live.complete(files.data, files.wal)
+                    live.complete(files.wal)
                     found = _found(live, site.name)
                 live.finish(files.data)
                 found["details"]["lock_ms"] = live.lock_ms
