@@ -14,6 +14,7 @@ import itertools
 import json
 import mmap
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,9 +205,16 @@ class Sabotage:
     def subject(self, arguments: tuple[Any, ...]) -> str:
         first = arguments[0] if arguments else ""
         try:
-            return self.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else os.fsdecode(first)
+            return (
+                self.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else self.resolved(os.fsdecode(first))
+            )
         except OSError:
             return str(first)
+
+    def resolved(self, path: str) -> str:
+        """What a path through an open directory leads to."""
+        found = re.fullmatch(r"(/proc/self/fd/\d+)/(.+)", path)
+        return f"{self.readlink(found[1])}/{found[2]}" if found else path
 
     def note(self, line: str) -> None:
         start = self.process * REGION + self.offset

@@ -210,6 +210,7 @@ def only_programs(folder: Path, *names: str, environ: Mapping[str, str] | None =
             Path(part, name) for part in (environ or os.environ)["PATH"].split(":") if Path(part, name).exists()
         ][:1]
         (folder / name).symlink_to(place)
+    make_reachable(folder)
     return {"PATH": str(folder)}
 
 
@@ -241,6 +242,11 @@ def give_away(directory: Path) -> None:
     """Let a user without rights own a directory and all in it, and reach it."""
     for path in [directory, *directory.rglob("*")]:
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    make_reachable(directory)
+
+
+def make_reachable(directory: Path) -> None:
+    """Let every user pass the directories above, which pytest makes for itself alone."""
     for parent in directory.parents:
         if not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)

@@ -64,9 +64,10 @@ def _row(result: Dict[str, Any]) -> List[str]:
         return [name, "failed", "-", "-", "-", "-"]
     summary = backup["summary"]
     told = {"complete": "ok"}.get(backup["status"], backup["status"])
-    if result.get("skipped"):
-        told = "skipped"
     duration = "-" if summary["duration_ms"] is None else f"{summary['duration_ms'] / 1000:.1f} s"
+    if result.get("skipped"):
+        # The backup is an earlier one.
+        told, duration = "skipped", "-"
     size, ratio = size_in_words(summary["size"]), ratio_in_words(summary["size"], summary["repo_size"])
     return [name, told, size, ratio, duration, backup["id"]]
 

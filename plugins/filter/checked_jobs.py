@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import check_options
@@ -25,6 +25,9 @@ options:
     type: list
     elements: dict
     required: true
+  obstacle:
+    description: Why no job can run on this host, as that it is unreachable. Then all of them are faulty.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -40,7 +43,7 @@ _value:
 """
 
 
-def checked_jobs(jobs: Any) -> Dict[str, List[Any]]:
+def checked_jobs(jobs: Any, obstacle: Optional[str] = None) -> Dict[str, List[Any]]:
     if not isinstance(jobs, list):
         return {"sound": [], "faulty": [_fault("backup_jobs", "must be a list of jobs")]}
     sound: List[Any] = []
@@ -53,6 +56,8 @@ def checked_jobs(jobs: Any) -> Dict[str, List[Any]]:
         try:
             check_options(job)
             _refuse_repeated(job, jobs[:index])
+            if obstacle:
+                raise UsageError(" ".join(obstacle.split()))
             sound.append(job)
         except UsageError as error:
             faulty.append(_fault(str(job.get("name") or fallback), str(error)))

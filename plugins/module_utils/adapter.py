@@ -17,6 +17,24 @@ from .engine.operations import backup
 
 REPOSITORY_ARGUMENTS: Dict[str, Any] = {"repository": {"type": "path"}}
 
+RETENTION_ARGUMENTS: Dict[str, Any] = {
+    "keep_last": {"type": "int", "default": 0},
+    "keep_hourly": {"type": "int", "default": 0},
+    "keep_daily": {"type": "int", "default": 0},
+    "keep_weekly": {"type": "int", "default": 0},
+    "keep_monthly": {"type": "int", "default": 0},
+    "keep_yearly": {"type": "int", "default": 0},
+    "keep_within": {"type": "str"},
+    "keep_within_hourly": {"type": "str"},
+    "keep_within_daily": {"type": "str"},
+    "keep_within_weekly": {"type": "str"},
+    "keep_within_monthly": {"type": "str"},
+    "keep_within_yearly": {"type": "str"},
+    "keep_days": {"type": "float", "default": 0.0},
+    "keep_min_good": {"type": "int", "default": 1},
+    "timezone": {"type": "str", "default": "UTC"},
+}
+
 BACKUP_ARGUMENTS: Dict[str, Any] = {
     "name": {"type": "str", "required": True},
     "compression": {"type": "str", "default": "zstd", "choices": ["zstd", "gzip", "none"]},
@@ -26,6 +44,7 @@ BACKUP_ARGUMENTS: Dict[str, Any] = {
     "skip_unchanged": {"type": "bool", "default": False},
     "force": {"type": "bool", "default": False},
     **REPOSITORY_ARGUMENTS,
+    **RETENTION_ARGUMENTS,
 }
 
 
@@ -49,7 +68,7 @@ def run_backup(module: AnsibleModule, kind: str) -> Dict[str, Any]:
     job = jobs.parse({"type": kind, **options})
     outcome = backup.predict(job) if module.check_mode else backup.back_up(job)
     result = outcome.to_json()
-    if outcome.changed:
+    if outcome.changed and module._diff:
         previous = outcome.previous.to_json() if outcome.previous else None
         result["diff"] = {"before": essence(previous), "after": essence(outcome.backup)}
     return result

@@ -64,18 +64,67 @@ jobs:
       type: int
       sample: 293601280
     last_attempt:
-      description: The last run, with C(at), C(status), C(id) and C(message). The status is V(running), V(succeeded),
-        V(skipped), V(failed), or V(interrupted) for one that was killed.
+      description: The last run; null before the first one.
       type: dict
+      contains:
+        at:
+          description: When.
+          type: str
+          sample: "2026-11-21T01:30:00.000Z"
+        status:
+          description: V(running), V(succeeded), V(skipped), V(failed), or V(interrupted) for a run that was killed.
+          type: str
+        id:
+          description: The backup; null where there is none.
+          type: str
+          sample: 20261121T013000Z
+        message:
+          description: Why it ended like that; null after a success.
+          type: str
     last_success:
-      description: The last run that made a backup.
+      description: The last run that made a backup; null before the first one.
       type: dict
+      contains:
+        at:
+          description: When.
+          type: str
+          sample: "2026-11-21T01:30:00.000Z"
+        status:
+          description: V(succeeded).
+          type: str
+        id:
+          description: The backup; null where there is none.
+          type: str
+          sample: 20261121T013000Z
+        message:
+          description: Why it ended like that; null after a success.
+          type: str
     last_verify:
-      description: The last verification, V(passed) or V(failed).
+      description: The last verification; null before the first one.
       type: dict
+      contains:
+        at:
+          description: When.
+          type: str
+          sample: "2026-11-21T01:30:00.000Z"
+        status:
+          description: V(passed) or V(failed).
+          type: str
+        id:
+          description: The backup; null where there is none.
+          type: str
+          sample: 20261121T013000Z
+        message:
+          description: Why it ended like that; null after a success.
+          type: str
     last_drill:
-      description: The last drill, see M(embedded.db_backup.backup_verify), V(passed) or V(failed).
+      description: The last drill; null before the first one. Like RV(jobs[].last_verify).
       type: dict
+    foreign:
+      description: Names of what lies in the directory of the job and is no backup. It is never touched.
+      type: list
+      elements: str
+      sample: []
     backups:
       description: Newest first.
       type: list
@@ -94,26 +143,63 @@ jobs:
           type: str
           sample: complete
         problem:
-          description: Why it is damaged.
+          description: Why it is damaged; null for a good one.
           type: str
         age:
           description: Seconds since it began.
           type: int
           sample: 3600
         size:
-          description: Bytes of content.
+          description: Bytes of content; this and what follows is null where the manifest cannot be read.
           type: int
           sample: 104857600
         repo_size:
           description: Bytes stored.
           type: int
           sample: 20971520
+        duration_ms:
+          description: How long it took to make, in milliseconds.
+          type: int
+          sample: 812
+        engine:
+          description: The kind of database.
+          type: str
+          sample: lmdb
+        type:
+          description: V(full).
+          type: str
+          sample: full
         verified:
-          description: The last verification of this backup, with C(at), C(status) and C(message).
+          description: The last verification of this backup; null when it never was verified.
           type: dict
+          contains:
+            at:
+              description: When.
+              type: str
+              sample: "2026-11-21T01:30:01.250Z"
+            status:
+              description: V(passed) or V(failed).
+              type: str
+              sample: passed
+            message:
+              description: Why it failed; null when it passed.
+              type: str
         drilled:
-          description: The last drill of this backup, in the same form.
+          description: The last drill of this backup; null when there never was one. Like RV(jobs[].backups[].verified).
           type: dict
+        protected:
+          description: Since when (C(at)) and what for (C(reason)) it is protected; null when it is not.
+          type: dict
+          sample: {at: "2026-11-21T01:30:01.250Z", reason: before the upgrade}
+        retention:
+          description: Always null; the command C(dbbackup list) tells here what the policy of the job decides.
+          type: dict
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from typing import Any, Dict

@@ -15,7 +15,9 @@ description:
   - Unpacks a backup beside its destination and compares all checksums before anything at the destination changes. Then
     what is there is kept aside, the restored files are renamed into place, and a stale lock file is removed. Any
     failure undoes every step.
-  - Does nothing when the destination already holds just what the backup holds.
+  - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
+  - New directories get the owner of the files in them and their mode, with the right to search where there is the right
+    to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
   - Stop the application first, or name its O(container). A destination that an application has open is refused.
 options:
   name:
@@ -60,6 +62,11 @@ options:
       - URL that must answer with status 200 within a minute after the start of O(container). Without it, a Chroma
         server is asked for its own heartbeat; any other container must just stay up.
     type: str
+  timeout:
+    description: Seconds without a sign of life after which the process is ended that reads a copy which was never
+      opened before.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
@@ -119,6 +126,92 @@ backup:
       description: The time the backup began, UTC.
       type: str
       sample: 20261121T013000Z
+    job:
+      description: Name of the job.
+      type: str
+      sample: kg
+    status:
+      description: V(complete).
+      type: str
+      sample: complete
+    format:
+      description: What kind of manifest it is.
+      type: str
+      sample: embedded.db_backup
+    schema:
+      description: Version of its form.
+      type: int
+      sample: 1
+    tool:
+      description: Name and version of what made the backup.
+      type: dict
+      sample: {name: embedded.db_backup, version: 0.1.0}
+    host:
+      description: The C(hostname) it was made on.
+      type: dict
+      sample: {hostname: web1}
+    engine:
+      description: Name and version of the kind of database.
+      type: dict
+      sample: {name: lmdb, version: "0.9"}
+    source:
+      description: What was backed up, with C(path), C(size) in bytes, C(position), and what only its engine knows.
+      type: dict
+    backup:
+      description: How it was made, with C(type), C(method), C(consistency), C(online), C(copied_by), C(prior) and
+        C(reference).
+      type: dict
+      sample: {type: full, method: hot, consistency: transaction, online: true, copied_by: "py-lmdb 1.6.2 (LMDB
+        0.9.33)",
+        prior: null, reference: []}
+    timestamp_start:
+      description: When it began.
+      type: str
+      sample: "2026-11-21T01:30:00.000Z"
+    timestamp_copy_start:
+      description: When the copy began.
+      type: str
+      sample: "2026-11-21T01:30:00.120Z"
+    timestamp_stop:
+      description: When all was written and verified.
+      type: str
+      sample: "2026-11-21T01:30:01.250Z"
+    files:
+      description: C(path), C(size) and C(sha256) of the content of each file, C(repo_path), C(repo_size) and
+        C(repo_sha256) as it is
+        stored, C(mode), C(mtime) in nanoseconds, C(uid), C(gid), and as C(content) V(file) or V(tar).
+      type: list
+      elements: dict
+    compression:
+      description: Its C(type), C(level), and the implementation it was made C(by).
+      type: dict
+      sample: {type: zstd, level: 3, by: python-zstandard 0.23.0}
+    encryption:
+      description: Always null in this version.
+      type: dict
+    check:
+      description: What was verified before it was published; null where nothing was.
+      type: dict
+      sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
+    summary:
+      description: Sums of sizes in bytes, and the duration.
+      type: dict
+      sample: {size: 104857600, repo_size: 20971520, duration_ms: 812}
+    annotation:
+      description: Remarks; always empty in this version.
+      type: dict
+      sample: {}
+    restore_by_hand:
+      description: Shell commands that restore it where this collection is not installed.
+      type: list
+      elements: str
+      sample: ["cd /var/backups/db-backup/kg/20261121T013000Z", "sha256sum -c SHA256SUMS"]
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from pathlib import Path
@@ -145,6 +238,7 @@ def main() -> None:
             "container": {"type": "str"},
             "docker_host": {"type": "str"},
             "heartbeat": {"type": "str"},
+            "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -162,11 +256,15 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         mode=mode_bits(params["mode"]),
         container=Address(params["container"], params["docker_host"]) if params["container"] else None,
         heartbeat=params["heartbeat"],
+        timeout=params["timeout"],
+        describe=module._diff,
     )
     job = repository_at(params["repository"]).job(params["name"])
-    result = restore(job, params["id"], request, predict=module.check_mode).to_json()
-    if result["changed"]:
-        result["diff"] = {"before": {}, "after": {"dest": result["dest"], **essence(result["backup"])}}
+    restored = restore(job, params["id"], request, predict=module.check_mode)
+    result = restored.to_json()
+    if restored.changed and module._diff:
+        after = {**essence(restored.backup), **restored.difference.after}
+        result["diff"] = {"before": restored.difference.before, "after": after}
     return result
 
 

@@ -15,7 +15,8 @@ description:
   - Reads every stored file, compares all checksums with the manifest, unpacks the copy into a private directory of the
     repository, opens it with its engine in a child process and reads every entry of every database.
   - The result is remembered beside the backup. A backup that fails no longer counts as a good one.
-  - In check mode the same is done and nothing is remembered.
+  - In check mode the same is done and nothing is remembered. Then, and where the repository cannot be written to, the
+    copy is unpacked below the system's temporary directory, which needs room for it.
 options:
   name:
     description: Name of the job.
@@ -44,6 +45,10 @@ options:
     description: Address of the Docker engine for O(drill_image). Without it, the one of the variable E(DOCKER_HOST),
       else that of this host.
     type: str
+  timeout:
+    description: Seconds without a sign of life after which the process that reads the copy is ended.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
@@ -100,6 +105,92 @@ backup:
       description: The time the backup began, UTC.
       type: str
       sample: 20261121T013000Z
+    job:
+      description: Name of the job.
+      type: str
+      sample: kg
+    status:
+      description: V(complete).
+      type: str
+      sample: complete
+    format:
+      description: What kind of manifest it is.
+      type: str
+      sample: embedded.db_backup
+    schema:
+      description: Version of its form.
+      type: int
+      sample: 1
+    tool:
+      description: Name and version of what made the backup.
+      type: dict
+      sample: {name: embedded.db_backup, version: 0.1.0}
+    host:
+      description: The C(hostname) it was made on.
+      type: dict
+      sample: {hostname: web1}
+    engine:
+      description: Name and version of the kind of database.
+      type: dict
+      sample: {name: lmdb, version: "0.9"}
+    source:
+      description: What was backed up, with C(path), C(size) in bytes, C(position), and what only its engine knows.
+      type: dict
+    backup:
+      description: How it was made, with C(type), C(method), C(consistency), C(online), C(copied_by), C(prior) and
+        C(reference).
+      type: dict
+      sample: {type: full, method: hot, consistency: transaction, online: true, copied_by: "py-lmdb 1.6.2 (LMDB
+        0.9.33)",
+        prior: null, reference: []}
+    timestamp_start:
+      description: When it began.
+      type: str
+      sample: "2026-11-21T01:30:00.000Z"
+    timestamp_copy_start:
+      description: When the copy began.
+      type: str
+      sample: "2026-11-21T01:30:00.120Z"
+    timestamp_stop:
+      description: When all was written and verified.
+      type: str
+      sample: "2026-11-21T01:30:01.250Z"
+    files:
+      description: C(path), C(size) and C(sha256) of the content of each file, C(repo_path), C(repo_size) and
+        C(repo_sha256) as it is
+        stored, C(mode), C(mtime) in nanoseconds, C(uid), C(gid), and as C(content) V(file) or V(tar).
+      type: list
+      elements: dict
+    compression:
+      description: Its C(type), C(level), and the implementation it was made C(by).
+      type: dict
+      sample: {type: zstd, level: 3, by: python-zstandard 0.23.0}
+    encryption:
+      description: Always null in this version.
+      type: dict
+    check:
+      description: What was verified before it was published; null where nothing was.
+      type: dict
+      sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
+    summary:
+      description: Sums of sizes in bytes, and the duration.
+      type: dict
+      sample: {size: 104857600, repo_size: 20971520, duration_ms: 812}
+    annotation:
+      description: Remarks; always empty in this version.
+      type: dict
+      sample: {}
+    restore_by_hand:
+      description: Shell commands that restore it where this collection is not installed.
+      type: list
+      elements: str
+      sample: ["cd /var/backups/db-backup/kg/20261121T013000Z", "sha256sum -c SHA256SUMS"]
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from typing import Any, Dict
@@ -121,6 +212,7 @@ def main() -> None:
             "drill_image": {"type": "str"},
             "drill_command": {"type": "str"},
             "docker_host": {"type": "str"},
+            "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -128,10 +220,10 @@ def main() -> None:
 
     def work() -> Dict[str, Any]:
         params, remember = module.params, not module.check_mode
-        job = repository_at(params["repository"]).job(params["name"])
+        job, timeout = repository_at(params["repository"]).job(params["name"]), params["timeout"]
         if not params["drill"]:
-            return verify(job, params["id"], remember=remember).to_json()
-        tools = Tools(params["drill_image"], params["drill_command"], params["docker_host"])
+            return verify(job, params["id"], remember=remember, timeout=timeout).to_json()
+        tools = Tools(params["drill_image"], params["drill_command"], params["docker_host"], timeout)
         return drill(job, params["id"], tools, remember=remember).to_json()
 
     finish(module, work)

@@ -77,6 +77,7 @@ requirements:
   - For O(container) the Python library C(docker).
 extends_documentation_fragment:
   - embedded.db_backup.backup
+  - embedded.db_backup.retention
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
 seealso:

@@ -22,7 +22,8 @@ options:
   path:
     description:
       - An environment directory, a single data file (C(MDB_NOSUBDIR)), or a directory below which environments are
-        discovered, that is every directory with a C(data.mdb). Hidden directories are passed over.
+        discovered, that is every directory with a C(data.mdb). Hidden directories and links are passed over;
+        environments there are told in warnings.
       - Each environment is consistent in itself; several are copied one after the other.
     type: path
     required: true
@@ -55,8 +56,10 @@ requirements:
 extends_documentation_fragment:
   - embedded.db_backup.backup
   - embedded.db_backup.repository
+  - embedded.db_backup.retention
   - embedded.db_backup.attributes
 seealso:
+  - module: embedded.db_backup.backup_prune
   - module: embedded.db_backup.backup_verify
   - module: embedded.db_backup.backup_restore
   - module: embedded.db_backup.backup_info
@@ -77,6 +80,14 @@ EXAMPLES = r"""
     compact: true
     min_age_hours: 20
     repository: /var/backups/db-backup
+
+- name: Back up, then keep a week of days, a month of weeks and a year of months
+  embedded.db_backup.lmdb_backup:
+    name: kg
+    path: /srv/kg
+    keep_daily: 7
+    keep_weekly: 5
+    keep_monthly: 12
 
 - name: Back up a single file, only after changes
   embedded.db_backup.lmdb_backup:
@@ -110,10 +121,38 @@ backup:
       description: The time the backup began, UTC.
       type: str
       sample: 20261121T013000Z
+    job:
+      description: Name of the job.
+      type: str
+      sample: kg
     status:
       description: V(complete), or V(predicted) in check mode.
       type: str
       sample: complete
+    format:
+      description: What kind of manifest it is.
+      returned: success, outside of check mode
+      type: str
+      sample: embedded.db_backup
+    schema:
+      description: Version of its form.
+      returned: success, outside of check mode
+      type: int
+      sample: 1
+    tool:
+      description: Name and version of what made the backup.
+      returned: success, outside of check mode
+      type: dict
+      sample: {name: embedded.db_backup, version: 0.1.0}
+    host:
+      description: The C(hostname) it was made on.
+      returned: success, outside of check mode
+      type: dict
+      sample: {hostname: web1}
+    engine:
+      description: Name and version of the kind of database.
+      type: dict
+      sample: {name: lmdb, version: "0.9"}
     source:
       description: What was backed up.
       type: dict
@@ -122,6 +161,28 @@ backup:
           description: The path that was given.
           type: str
           sample: /srv/kg
+        size:
+          description: Bytes of all files that were stored.
+          type: int
+          sample: 104857600
+        position:
+          description: That of the only environment; null where there are several.
+          returned: success, outside of check mode
+          type: dict
+        system_id:
+          description: Always null for LMDB.
+          returned: success, outside of check mode
+          type: str
+        single_file:
+          description: Whether it is one data file without a directory of its own.
+          type: bool
+          sample: false
+        include:
+          description: For each path of O(include) its C(path), its number of C(files) and C(directories), their
+            C(size) in bytes,
+            and a C(fingerprint) of all names, sizes and times.
+          type: list
+          elements: dict
         environments:
           description: One entry per environment.
           type: list
@@ -131,6 +192,14 @@ backup:
               description: The data file, relative to the source.
               type: str
               sample: data.mdb
+            data_version:
+              description: Version of the form of the data file.
+              type: int
+              sample: 1
+            lock_version:
+              description: Version of the form of the lock file; null where there is none.
+              type: int
+              sample: 1
             page_size:
               description: Bytes of a page.
               type: int
@@ -141,24 +210,90 @@ backup:
               sample: 10737418240
             position:
               description: The transaction of the copy; C(start) and C(stop) are the same when it is known for certain.
+                The
+                C(kind) is V(txnid), the C(fingerprint) that of the meta page.
               type: dict
             databases:
               description: Name and number of entries of each database; the name of the main one is null.
               type: list
               elements: dict
               sample: [{name: null, entries: 1}, {name: nodes, entries: 20000}]
+    backup:
+      description: How it was made, with C(type), C(method), C(consistency), C(online), C(copied_by), C(prior) and
+        C(reference).
+      returned: success, outside of check mode
+      type: dict
+      sample: {type: full, method: hot, consistency: transaction, online: true, copied_by: "py-lmdb 1.6.2 (LMDB
+        0.9.33)",
+        prior: null, reference: []}
+    timestamp_start:
+      description: When it began.
+      returned: success, outside of check mode
+      type: str
+      sample: "2026-11-21T01:30:00.000Z"
+    timestamp_copy_start:
+      description: When the copy began.
+      returned: success, outside of check mode
+      type: str
+      sample: "2026-11-21T01:30:00.120Z"
+    timestamp_stop:
+      description: When all was written and verified.
+      returned: success, outside of check mode
+      type: str
+      sample: "2026-11-21T01:30:01.250Z"
     files:
-      description: Path, size and SHA-256 of each file, of its content and (C(repo_)) as it is stored.
+      description: C(path), C(size) and C(sha256) of the content of each file, C(repo_path), C(repo_size) and
+        C(repo_sha256) as it is
+        stored, C(mode), C(mtime) in nanoseconds, C(uid), C(gid), and as C(content) V(file) or V(tar).
       type: list
       elements: dict
+    compression:
+      description: Its C(type), C(level), and the implementation it was made C(by).
+      type: dict
+      sample: {type: zstd, level: 3, by: python-zstandard 0.23.0}
+    encryption:
+      description: Always null in this version.
+      returned: success, outside of check mode
+      type: dict
+    check:
+      description: What was verified before it was published; null where nothing was.
+      type: dict
+      sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
     summary:
       description: Sums of sizes in bytes, and the duration.
       type: dict
       sample: {size: 104857600, repo_size: 20971520, duration_ms: 812}
-    check:
-      description: What was verified, null without O(verify).
+    annotation:
+      description: Remarks; always empty in this version.
+      returned: success, outside of check mode
       type: dict
-      sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
+      sample: {}
+    restore_by_hand:
+      description: Shell commands that restore it where this collection is not installed.
+      returned: success, outside of check mode
+      type: list
+      elements: str
+      sample: ["cd /var/backups/db-backup/kg/20261121T013000Z", "sha256sum -c SHA256SUMS"]
+pruned:
+  description: What became of all backups of the job once this one was made; in check mode, what would. Null when no
+    option tells what to keep, and when the backup was skipped.
+  returned: success
+  type: dict
+  contains:
+    keep:
+      description: The backups that stay, newest first, as M(embedded.db_backup.backup_prune) returns them.
+      type: list
+      elements: dict
+    remove:
+      description: Those that do not.
+      type: list
+      elements: dict
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
 )
 
 COLLECTION = "embedded.db_backup"
+OUTSIDE_OF_CHECK_MODE = "success, outside of check mode"
 MODULES = ("lmdb_backup", "backup_verify", "backup_restore", "backup_info")
 
 
@@ -194,13 +196,35 @@ class TestRestore:
         assert (real["changed"], real["dest"], real["aside"]) == (True, str(dest), [])
         assert real["files"] == [str(dest / "data.mdb")]
         assert real["map_sizes"] == {"data.mdb": 64 << 20}
-        assert set(real["diff"]["after"]) == {"dest", "id", "size", "repo_size", "sha256"}
+        assert real["diff"]["before"] == {}
+        assert set(real["diff"]["after"]) == {"dest", "owner", "id", "size", "repo_size", "sha256"}
         assert content_of(dest) == content_of(tmp_path / "environment")
 
         for options in ([], ["--check"]):
             again = ansible.module("backup_restore", *options, **saved, dest=str(dest))
             assert again["changed"] is False
         assert again.keys() == real.keys() - {"diff"}
+
+    def test_diff_is_told_when_it_is_asked_for(self, ansible: Ansible, saved: dict[str, Any], tmp_path: Path) -> None:
+        path = tmp_path / "environment"
+        shutil.rmtree(path)
+        make_environment(path, salt="newer")
+        (path / "data.mdb").chmod(0o604)
+        data = (path / "data.mdb").read_bytes()
+        result = ansible.module("backup_restore", "--diff", **saved, force=True, mode="0640")
+        before, after = result["diff"]["before"], result["diff"]["after"]
+        assert before["sha256"] == {"data.mdb": hashlib.sha256(data).hexdigest()}
+        assert (before["dest"], before["size"]) == (str(path), len(data))
+        mine = f"{os.geteuid()}:{os.getegid()}"
+        assert (before["owner"], after["owner"]) == ({"data.mdb": f"{mine} 0604"}, {"data.mdb": f"{mine} 0640"})
+        assert before["sha256"] != after["sha256"]
+
+        result = ansible.module("backup_restore", "--diff", **saved, mode="0600")
+        before, after = result["diff"]["before"], result["diff"]["after"]
+        assert before["sha256"] == after["sha256"]
+        assert (before["owner"], after["owner"]) == ({"data.mdb": f"{mine} 0640"}, {"data.mdb": f"{mine} 0600"})
+        (path / "data.mdb").unlink()
+        assert "diff" not in ansible.module("backup_restore", **saved, force=True)
 
     def test_in_place_needs_force_and_keeps_the_old(
         self, ansible: Ansible, saved: dict[str, Any], tmp_path: Path
@@ -276,20 +300,25 @@ class TestInfo:
         assert not repository.exists()
 
 
-def keys_told(returned: dict[str, Any]) -> dict[str, Any]:
-    """The keys that a RETURN documentation names, and those within them."""
-    return {key: keys_told(value.get("contains") or {}) for key, value in returned.items()}
+def keys_told(returned: dict[str, Any], when: set[str | None]) -> dict[str, Any]:
+    """The keys that a RETURN documentation names for these cases, and those within them."""
+    return {
+        key: keys_told(value.get("contains") or {}, when)
+        for key, value in returned.items()
+        if value.get("returned") in when
+    }
 
 
 def assert_told(told: dict[str, Any], found: Any, place: str) -> None:
-    """Every documented key is in the result."""
+    """Every documented key is in the result, and every key of the result is documented where any beside it is."""
     if isinstance(found, list):
         for entry in found:
             assert_told(told, entry, place)
-        return
-    for key, inner in told.items():
-        assert key in found, f"{place}{key} is documented and not returned"
-        assert_told(inner, found[key], f"{place}{key}.")
+    elif told and found is not None:
+        assert told.keys() - found.keys() == set(), f"of {place} these are documented and not returned"
+        assert found.keys() - told.keys() == set(), f"of {place} these are returned and not documented"
+        for key, inner in told.items():
+            assert_told(inner, found[key], f"{place}.{key}")
 
 
 def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], tmp_path: Path) -> None:
@@ -303,9 +332,15 @@ def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], 
         "backup_info": ansible.module("backup_info", repository=saved["repository"]),
     }
     predicted = ansible.module("lmdb_backup", "--check", **job)
-    for name, result in [*results.items(), ("lmdb_backup", predicted)]:
-        told = keys_told(done.json[f"{COLLECTION}.{name}"]["return"])
+    failed = ansible.failure("lmdb_backup", **{**job, "path": "/no/such/place"})
+    always: set[str | None] = {None, "success"}
+    for name, result, when in [
+        *((name, result, always | {OUTSIDE_OF_CHECK_MODE}) for name, result in results.items()),
+        ("lmdb_backup", predicted, always),
+        ("lmdb_backup", failed, {"failure"}),
+    ]:
+        told = keys_told(done.json[f"{COLLECTION}.{name}"]["return"], when)
         # Ansible shows it in another way than as a key.
         told.pop("skipped", None)
-        assert_told(told, result, f"{name}: ")
-        assert result.keys() - told.keys() <= {"changed", "diff", "warnings"}, f"{name} returns what is not documented"
+        shown = {"changed", "warnings", "failed", "msg", "exception"}
+        assert_told(told, {key: value for key, value in result.items() if key not in shown}, name)

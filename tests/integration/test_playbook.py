@@ -23,6 +23,7 @@ class Site:
         self.ansible = ansible
         self.root = root
         self.jobs: dict[str, list[dict[str, Any]]] = {}
+        self.variables: dict[str, dict[str, Any]] = {}
 
     def job(self, host: str, name: str, **options: Any) -> Path:
         """Add a job to a host; returns where its data is to be, unless told otherwise."""
@@ -33,7 +34,9 @@ class Site:
 
     def run(self, *options: str) -> Done:
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-        hosts = {host: {**local, "backup_jobs": jobs} for host, jobs in self.jobs.items()}
+        hosts = {
+            host: {**local, **self.variables.get(host, {}), "backup_jobs": jobs} for host, jobs in self.jobs.items()
+        }
         inventory = self.root / "inventory.yml"
         inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
         return self.ansible.run("ansible-playbook", "-i", inventory, PLAYBOOK, *options)
@@ -129,7 +132,9 @@ def test_what_was_just_done_is_not_done_again(site: Site) -> None:
     assert done.code == 0, done
     for host in site.jobs:
         assert done.json["stats"][host]["changed"] == 0
-        assert {columns[0] for columns in table(done, host).values()} == {"skipped"}
+        for columns in table(done, host).values():
+            # Result, size and ratio of two words each, no duration, and the id.
+            assert (columns[0], columns[5]) == ("skipped", "-")
         assert site.backups(host, "graph") == before[host]
 
 
@@ -165,6 +170,32 @@ def test_a_job_that_makes_no_sense_fails_and_no_other(site: Site) -> None:
         "graph: name: another job before it has the same name"
     )
     assert len(site.backups("web1", "graph")) == len(site.backups("web1", "cache")) == 1
+
+
+@pytest.mark.parametrize("reason", ["no connection", "no temporary directory"])
+def test_a_host_that_cannot_be_reached_fails_by_name_and_stops_no_other(site: Site, reason: str) -> None:
+    site.job("web3", "graph")
+    site.job("web3", "cache")
+    site.variables["web3"] = (
+        {"ansible_remote_tmp": "/dev/null/nowhere"}
+        if reason == "no temporary directory"
+        else {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    )
+    for options in ([], ["--check"]):
+        done = site.run(*options)
+        assert done.code == 2, done
+        assert {name: columns[0] for name, columns in table(done, "web3").items()} == {
+            "graph": "failed",
+            "cache": "failed",
+        }
+        complaint = task(done, FAIL, "web3")["msg"]
+        assert complaint.startswith("graph: host unreachable: ")
+        assert "; cache: host unreachable: " in complaint
+        assert "\n" not in complaint
+        for host in ("web1", "web2"):
+            assert done.json["stats"][host]["failures"] == done.json["stats"][host]["unreachable"] == 0
+            assert table(done, host)["graph"][0] in ("ok", "predicted", "skipped")
+        assert done.json["stats"]["web3"]["failures"] == 1
 
 
 def test_a_person_sees_the_table(site: Site) -> None:

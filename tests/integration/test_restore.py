@@ -21,6 +21,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore as restoring
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
+from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
     NOBODY,
     Command,
@@ -28,6 +29,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
     FaultAt,
     bytes_of,
     content_of,
+    give_away,
     hide_libraries,
     lock_file,
     make_environment,
@@ -38,7 +40,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
 TREE = ("vector", "graph", "vector/visual")
 OPEN = "import lmdb, sys; e = lmdb.open(sys.argv[1], subdir=sys.argv[2] == '1'); print(flush=True); sys.stdin.read()"
 # What a restore asks of the system to change something.
-CHANGES = ("rename", "replace", "link", "fsync", "unlink", "mkdir", "rmdir", "chmod", "fchmod", "ftruncate", "utime")
+CHANGES = ("rename", "replace", "link", "fsync", "unlink", "mkdir", "rmdir", "fchown", "fchmod", "ftruncate", "utime")
 
 
 def in_process(command: Command, job: str = "kg", dest: Path | None = None, force: bool = True) -> restoring.Restored:
@@ -262,6 +264,44 @@ class TestElsewhere:
         real = dbbackup.ok("restore", "kg", "--dest", tmp_path / "out")
         assert predicted == real
 
+    def test_dry_run_tells_what_would_be_put_aside(self, dbbackup: Command, tmp_path: Path) -> None:
+        make_tree(tmp_path / "tree")
+        dbbackup.job("kg", tmp_path / "tree", include=["media"])
+        dbbackup.ok("run", "kg")
+        (tmp_path / "tree/graph/data.mdb").write_bytes(b"changed")
+        (tmp_path / "tree/vector/data.mdb").unlink()
+        predicted = dbbackup.ok("restore", "kg", "--force", "--dry-run")
+        real = dbbackup.ok("restore", "kg", "--force")
+
+        def without_time(result: dict[str, Any]) -> dict[str, Any]:
+            return {**result, "aside": [path.rsplit("-", 1)[0] for path in result["aside"]]}
+
+        assert without_time(predicted) == without_time(real)
+        assert len(predicted["aside"]) == 3
+
+    def test_directories_are_durable_after_what_is_in_them(
+        self, dbbackup: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make_tree(tmp_path / "tree")
+        (tmp_path / "tree/media/a/b").mkdir(parents=True)
+        (tmp_path / "tree/media/a/b/file").write_text("file")
+        dbbackup.job("kg", tmp_path / "tree", include=["media"])
+        dbbackup.ok("run", "kg")
+        dest, synced, fsync = tmp_path / "new/dest", [], os.fsync
+
+        def note_and_sync(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}").replace(".media.restoring", "media")
+            synced.append(Path(path.replace(".data.mdb.restoring", "data.mdb")))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", note_and_sync)
+        in_process(dbbackup, dest=dest)
+        last = {path: number for number, path in enumerate(synced)}
+        for path in (tmp_path, dest.parent, dest, *dest.rglob("*")):
+            assert path in last, f"{path} was not synced"
+            inner = [last.get(child, -1) for child in path.iterdir()] if path.is_dir() else []
+            assert max(inner, default=-1) < last[path], path
+
 
 class TestRefused:
     @pytest.fixture
@@ -321,6 +361,28 @@ class TestRefused:
             assert snapshot(tmp_path) == before
         dbbackup.ok("restore", "kg", "--force")
         assert content_of(path) == content
+
+    @pytest.mark.root
+    def test_lock_file_that_cannot_be_looked_at(self, dbbackup: Command, tmp_path: Path, saboteur: Saboteur) -> None:
+        path = tmp_path / "environment"
+        make_environment(path)
+        dbbackup.job("kg", path)
+        dbbackup.ok("run", "kg")
+        (path / "data.mdb").write_bytes(b"changed")
+        for place in (path, dbbackup.repository):
+            give_away(place)
+        os.chown(path / "lock.mdb", 0, 0)
+        (path / "lock.mdb").chmod(0o600)
+        before = bytes_of(path)
+        for options in ([], ["--dry-run"]):
+            ended = saboteur.run(dbbackup.arguments("restore", "kg", "--force", *options)[2:], user=NOBODY)
+            assert ended.code == 1
+            assert f"whether an application has {path}/lock.mdb open cannot be seen: Permission denied" in ended.stderr
+        (path / "lock.mdb").unlink()
+        (path / "lock.mdb").symlink_to("elsewhere")
+        assert "cannot be seen: it is a link" in dbbackup.fails(1, "restore", "kg", "--dest", path, "--force")
+        (path / "lock.mdb").unlink()
+        assert bytes_of(path) == {name: content for name, content in before.items() if name != "lock.mdb"}
 
     def test_tree_of_which_one_environment_is_open(self, dbbackup: Command, saved: Path) -> None:
         (saved / "media/one.txt").write_text("changed")
@@ -446,6 +508,66 @@ class TestOwner:
         assert (tmp_path / "as-it-was/data.mdb").stat().st_mode & 0o7777 == 0o604
         assert (tmp_path / "as-asked/data.mdb").stat().st_mode & 0o7777 == 0o660
         assert dbbackup("restore", "kg", "--dest", tmp_path / "x", "--mode", "rw").code == 2
+
+    @pytest.mark.parametrize(
+        ("mode", "expected"), [("0600", 0o700), ("0640", 0o750), ("0604", 0o705), ("0660", 0o770), ("0666", 0o775)]
+    )
+    def test_new_directories_can_be_entered_by_those_who_may_read(
+        self, dbbackup: Command, tmp_path: Path, mode: str, expected: int
+    ) -> None:
+        make_tree(tmp_path / "tree")
+        dbbackup.job("kg", tmp_path / "tree", include=["media"])
+        dbbackup.ok("run", "kg")
+        dest = tmp_path / "new/dest"
+        dbbackup.ok("restore", "kg", "--dest", dest, "--mode", mode)
+        for directory in (dest.parent, dest, dest / "graph", dest / "vector/visual"):
+            assert directory.stat().st_mode & 0o777 == expected, directory
+        assert (dest / "media").stat().st_mode & 0o777 == (tmp_path / "tree/media").stat().st_mode & 0o777
+
+    def test_mode_of_what_is_in_place(self, dbbackup: Command, tmp_path: Path) -> None:
+        path = tmp_path / "environment"
+        make_environment(path)
+        dbbackup.job("kg", path)
+        dbbackup.ok("run", "kg")
+        before = bytes_of(path)
+        (path / "data.mdb").chmod(0o600)
+        assert dbbackup.ok("restore", "kg", "--mode", "0640", "--dry-run")["changed"]
+        assert (path / "data.mdb").stat().st_mode & 0o777 == 0o600
+        result = dbbackup.ok("restore", "kg", "--mode", "0640")
+        assert (result["changed"], result["aside"]) == (True, [])
+        assert (path / "data.mdb").stat().st_mode & 0o777 == 0o640
+        for options in ([], ["--mode", "0640"]):
+            assert not dbbackup.ok("restore", "kg", *options)["changed"]
+        assert bytes_of(path) == before
+
+    @pytest.mark.root
+    def test_owner_of_what_is_in_place(self, dbbackup: Command, tmp_path: Path) -> None:
+        make_tree(tmp_path / "tree")
+        dbbackup.job("kg", tmp_path / "tree", include=["media"])
+        dbbackup.ok("run", "kg")
+        dest = tmp_path / "dest"
+        dbbackup.ok("restore", "kg", "--dest", dest)
+        options = ["--dest", dest, "--owner", "nobody"]
+        assert dbbackup.ok("restore", "kg", *options, "--dry-run")["changed"]
+        assert (dest / "media/one.txt").stat().st_uid == 0
+        assert dbbackup.ok("restore", "kg", *options)["changed"]
+        for place in (*dest.rglob("*.mdb"), dest / "media", *(dest / "media").rglob("*")):
+            assert (place.stat().st_uid, place.stat().st_gid) == (NOBODY, 0), place
+        assert not dbbackup.ok("restore", "kg", *options)["changed"]
+        # Only the owner of one file of the media differs.
+        os.chown(dest / "media/two.txt", 4711, 0)
+        assert dbbackup.ok("restore", "kg", *options)["changed"]
+        assert (dest / "media/two.txt").stat().st_uid == NOBODY
+
+    @pytest.mark.root
+    def test_second_name_of_a_file_is_not_given_away(self, dbbackup: Command, tmp_path: Path) -> None:
+        path = tmp_path / "environment"
+        make_environment(path)
+        dbbackup.job("kg", path)
+        dbbackup.ok("run", "kg")
+        os.link(path / "data.mdb", tmp_path / "of-somebody-else")
+        assert "second name" in dbbackup.fails(1, "restore", "kg", "--owner", "nobody")
+        assert (path / "data.mdb").stat().st_uid == 0
 
     @pytest.mark.root
     def test_of_an_existing_directory_stays(self, dbbackup: Command, tmp_path: Path) -> None:

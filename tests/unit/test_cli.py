@@ -95,7 +95,7 @@ def test_what_a_person_reads(command: Command, tmp_path: Path) -> None:
     assert done.stderr == ""
     assert "verified, opened and read" in command("verify", "kg").stdout
     lines = command("list").stdout.splitlines()
-    assert lines[0].split() == ["JOB", "ID", "AGE", "SIZE", "STORED", "RATIO", "STATUS", "VERIFIED"]
+    assert " ".join(lines[0].split()) == "JOB ID AGE SIZE STORED RATIO STATUS VERIFIED DRILLED PROTECTED KEPT BECAUSE"
     assert lines[1].split()[:2] == ["kg", backup_id]
     assert "succeeded" in command("status", "kg").stdout
     told = command("restore", "kg", "--dest", tmp_path / "restored").stdout
@@ -173,6 +173,26 @@ class TestProgress:
         with ProgressBar("verifying", quiet=False) as progress:
             progress(2048)
         assert capsys.readouterr().err == ""
+
+
+def test_what_all_commands_have_can_be_said_before_the_command(command: Command) -> None:
+    places = ["--repository", str(command.repository), "--jobs-directory", str(command.jobs)]
+    program = [command.python, str(DBBACKUP)]
+    for before, after in (
+        ([*places, "--json"], []),
+        (["--json"], places),
+        (places, ["--json"]),
+        ([], [*places, "--json"]),
+    ):
+        arguments = [*program, *before, "run", "kg", *after]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run
+        assert json.loads(run.stdout)["changed"]
+    assert len(command.backups("kg")) == 4
+    run = subprocess.run([*program, "--json", *places, "run", "other"], capture_output=True, text=True, check=False)
+    assert (run.returncode, json.loads(run.stdout)["exit_code"]) == (10, 10)
+    run = subprocess.run([*program, *places, "list"], capture_output=True, text=True, check=False)
+    assert run.stdout.startswith("JOB")
 
 
 def test_json_of_status_is_whole(command: Command) -> None:

@@ -100,6 +100,11 @@ def with_lock(lock: Callable[[], Any]) -> None:
         pass
 
 
+def write_state(directory: Path, written: state.State) -> None:
+    with locks.briefly_locked(directory) as descriptor:
+        state.write(descriptor, written)
+
+
 class TestState:
     @pytest.mark.parametrize(
         "content",
@@ -129,13 +134,13 @@ class TestState:
         attempt = state.Attempt("2026-11-21T01:30:00.000Z", "succeeded", "20261121T013000Z", "mes\nsage \ud800")
         verified = {"20261121T013000Z": state.Verification("2026-11-21T01:30:00.000Z", "failed", "why")}
         written = state.State(attempt, attempt, attempt, attempt, verified, verified)
-        state.write(tmp_path, written)
+        write_state(tmp_path, written)
         assert state.read(tmp_path) == written
         assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
         assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
 
     def test_what_cannot_be_written_leaves_the_old(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        state.write(tmp_path, state.State(state.Attempt("2026-11-21T01:30:00.000Z", "succeeded")))
+        write_state(tmp_path, state.State(state.Attempt("2026-11-21T01:30:00.000Z", "succeeded")))
         before = snapshot(tmp_path)
 
         def fail(_descriptor: int) -> None:
@@ -143,21 +148,21 @@ class TestState:
 
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match="No space left"):
-            state.write(tmp_path, state.State())
+            write_state(tmp_path, state.State())
         assert {path: entry[4:] for path, entry in snapshot(tmp_path).items()} == {
             path: entry[4:] for path, entry in before.items()
         }
 
     def test_that_may_not_be_read_is_an_error(self, tmp_path: Path) -> None:
         """It may tell that a backup is damaged."""
-        state.write(tmp_path, state.State())
+        write_state(tmp_path, state.State())
         (tmp_path / "state.json").chmod(0)
         assert "Permission denied" in as_ordinary_user(lambda: state.read(tmp_path), tmp_path)
 
     @pytest.mark.root
     def test_of_root_belongs_to_the_owner_of_the_job(self, tmp_path: Path) -> None:
         os.chown(tmp_path, NOBODY, NOBODY)
-        state.write(tmp_path, state.State())
+        write_state(tmp_path, state.State())
         assert (tmp_path / "state.json").stat().st_uid == NOBODY
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.c
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.stages import (
     Bytes,
     FileWriter,
+    InThread,
     Meter,
     Program,
     Reader,
@@ -33,6 +36,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.t
     StoreStream,
     load,
 )
+from ansible_collections.embedded.db_backup.tests.tools import eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +91,59 @@ class TestMeter:
         with pytest.raises(CorruptError, match="more than the 10 bytes"):
             meter.write(b"x")
         assert len(sink.content) == 10, "what is too much must not be passed on"
+
+
+class Failing(Sink):
+    """Fails from the second write on."""
+
+    def write(self, data: Bytes) -> int:
+        if self.content:
+            raise OSError(28, "No space left on device")
+        return super().write(data)
+
+
+def write_many(stage: Stage, times: int) -> None:
+    for _unused in range(times):
+        stage.write(b"x")
+
+
+class TestInThread:
+    @given(st.lists(st.binary(max_size=100), max_size=40))
+    def test_hands_on_in_order(self, pieces: list[bytes]) -> None:
+        sink = Sink()
+        stage = InThread(sink)
+        for piece in pieces:
+            # As decompressors do: a buffer that is used again for the next piece.
+            buffer = bytearray(piece)
+            assert stage.write(memoryview(buffer)) == len(piece)
+            buffer[:] = bytes(len(buffer))
+        stage.close()
+        assert (bytes(sink.content), sink.ending) == (b"".join(pieces), "closed")
+
+    def test_an_error_reaches_who_writes_and_nobody_waits_for_ever(self) -> None:
+        sink = Failing()
+        stage = InThread(sink)
+        with pytest.raises(OSError, match="No space left"):
+            write_many(stage, 10_000)
+        stage.abandon()
+        assert (bytes(sink.content), sink.ending) == (b"x", "abandoned")
+
+    def test_an_error_of_the_last_chunk_is_raised_by_close(self) -> None:
+        sink = Failing()
+        stage = InThread(sink)
+        stage.write(b"x")
+        with contextlib.suppress(OSError):
+            stage.write(b"y")
+        with pytest.raises(OSError, match="No space left"):
+            stage.close()
+        assert sink.ending == ""
+
+    def test_abandoned_ends_its_thread(self) -> None:
+        before = threading.active_count()
+        stage = InThread(Sink())
+        stage.write(b"x")
+        stage.abandon()
+        eventually(lambda: threading.active_count() == before, "the thread ends")
 
 
 class TestSparseFileWriter:

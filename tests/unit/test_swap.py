@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.ownership import Ownership
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.swap import Swap, holds_anything
 from ansible_collections.embedded.db_backup.tests.tools import FaultAt, bytes_of
 
@@ -35,6 +37,7 @@ def _file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def staged_swap(swap: Swap, top: Path, new: str) -> None:
     """Bring new forms to one and two, and do away with a lock."""
+    swap.open_directory(top, Ownership())
     for name in ("one", "two"):
         FORMS[new](swap.stage(top / name), f"new {name}")
     swap.discard(top / "lock")
@@ -58,7 +61,7 @@ def test_new_is_in_place_and_old_is_kept(tmp_path: Path, old: str, new: str) -> 
     for name in ("one", "two"):
         FORMS[new](wanted / name, f"new {name}")
         FORMS[old](kept / name, f"old {name}")
-    with Swap() as swap:
+    with Swap(top) as swap:
         staged_swap(swap, top, new)
         asides = swap.commit()
     for aside in asides:
@@ -99,7 +102,7 @@ def test_any_failure_leaves_everything_as_it_was(
 def outcome_of_swap(top: Path, new: str) -> int | None:
     """The error with which the swap failed, if it did."""
     try:
-        with Swap() as swap:
+        with Swap(top) as swap:
             staged_swap(swap, top, new)
             swap.commit()
     except OSError as error:
@@ -110,17 +113,43 @@ def outcome_of_swap(top: Path, new: str) -> int | None:
 def test_without_commit_nothing_stays(tmp_path: Path) -> None:
     set_up(tmp_path / "top", "file")
     before = bytes_of(tmp_path)
-    with Swap() as swap:
-        assert swap.make_directory(tmp_path / "top/a/b") == [tmp_path / "top/a/b", tmp_path / "top/a"]
+    with Swap(tmp_path / "top") as swap:
+        swap.open_directory(tmp_path / "top/a/b", Ownership(mode=0o755))
         assert (tmp_path / "top/a/b").stat().st_mode & 0o777 == 0o700
         staged_swap(swap, tmp_path / "top", "directory")
         FORMS["file"](swap.stage(tmp_path / "top/a/b/file"), "new")
     assert bytes_of(tmp_path) == before
 
 
+def test_more_directories_than_descriptors_by_default(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with Swap(tmp_path) as swap:
+            for number in range(100):
+                swap.open_directory(tmp_path / str(number), Ownership(mode=0o750))
+                swap.stage(tmp_path / str(number) / "file").write_text("new")
+            swap.commit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [path.read_text() for path in tmp_path.glob("*/file")] == ["new"] * 100
+
+
+def test_failures_tell_the_path_that_people_know(tmp_path: Path) -> None:
+    def fail() -> None:
+        with Swap(tmp_path) as swap:
+            swap.open_directory(tmp_path, Ownership())
+            os.listdir(swap.stage(tmp_path / "file").with_name("missing"))
+
+    with pytest.raises(FileNotFoundError) as caught:
+        fail()
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
 def test_names_of_what_was_kept_before_are_not_taken(tmp_path: Path) -> None:
     for number in range(5):
-        with Swap() as swap:
+        with Swap(tmp_path) as swap:
+            swap.open_directory(tmp_path, Ownership())
             swap.stage(tmp_path / "file").write_text(str(number))
             swap.commit()
     kept = sorted(path for path in tmp_path.iterdir() if path.name != "file")
@@ -131,7 +160,7 @@ def test_what_a_killed_restore_left_is_replaced(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f".{name}.restoring").mkdir()
         (tmp_path / f".{name}.restoring/file").write_text("half done")
-    with Swap() as swap:
+    with Swap(tmp_path) as swap:
         staged_swap(swap, tmp_path, "file")
         swap.commit()
     assert bytes_of(tmp_path) == {"one": b"new one", "two": b"new two"}

@@ -109,6 +109,7 @@ def test_what_a_stranger_packed_is_refused(
     with pytest.raises(CorruptError, match="have a member"):
         tree.check(packed(*members), told)
     staged = tmp_path / "deep/inside/staged"
+    staged.parent.mkdir(parents=True)
     with pytest.raises(CorruptError, match="have a member"):
         tree.unpack(packed(*members), told, {"media": staged}, None, None)
     outside = [path for path in tmp_path.rglob("*") if staged not in (path, *path.parents) and path.is_file()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import typing
 from typing import Any, Dict, List, Type, TypeVar, Union
 
@@ -39,7 +40,7 @@ def decode(wanted: Type[T], value: Any, place: str = "") -> T:
     for key in value:
         if key not in fields:
             raise DecodingError(_fault(_join(place, str(key)), f"is not known{did_you_mean(str(key), list(fields))}"))
-    hints = typing.get_type_hints(wanted)
+    hints = _hints(wanted)  # type: ignore[arg-type]
     arguments = {}
     for name, field in fields.items():
         if name in value:
@@ -47,6 +48,12 @@ def decode(wanted: Type[T], value: Any, place: str = "") -> T:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise DecodingError(_fault(_join(place, name), "is missing"))
     return wanted(**arguments)
+
+
+@functools.lru_cache(maxsize=None)
+def _hints(wanted: Type[Any]) -> Dict[str, Any]:
+    """Finding them out takes longer than all the rest, and is the same for each of thousands of values."""
+    return typing.get_type_hints(wanted)
 
 
 def encode(value: Any) -> Any:

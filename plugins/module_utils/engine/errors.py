@@ -10,6 +10,9 @@ import contextlib
 import os
 from typing import Iterator
 
+# Where the system lists the open descriptors of a process; a path through it is for this process only.
+DESCRIPTORS = "/proc/self/fd/"
+
 
 class BackupError(Exception):
     """Anything that stops the work; its text is meant for the user."""
@@ -55,11 +58,11 @@ class Interrupted(BackupError):
 
 @contextlib.contextmanager
 def naming(path: os.PathLike[str]) -> Iterator[None]:
-    """Have errors of calls on a descriptor tell which file it was about."""
+    """Have errors of calls on a descriptor, or on a path that leads through one, tell which file it was about."""
     try:
         yield
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None and not os.fsdecode(error.filename).startswith(DESCRIPTORS):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 

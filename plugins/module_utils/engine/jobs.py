@@ -10,12 +10,13 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Type
 
 from .decoding import DecodingError, decode, did_you_mean
 from .errors import NotFoundError, UsageError
 from .paths import check_job_name
 from .repository.repository import JobDirectory, Repository, default_repository
+from .repository.retention import Policy
 from .sources.base import Source
 from .sources.registry import SOURCES
 from .stream import compression as codecs
@@ -40,9 +41,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Settings, and the source they lead to."""
+    """Settings, the source they lead to, and what to keep of its backups."""
 
     settings: Settings
+    retention: Policy
     source: Source
     compression: codecs.Compression
     timeout: float
@@ -63,7 +65,7 @@ def check_options(options: Dict[str, Any]) -> None:
     kind = options.get("type")
     if not isinstance(kind, str) or kind not in SOURCES:
         raise UsageError(f"type {kind!r} is not known; this version knows {', '.join(sorted(SOURCES))}")
-    known = [field.name for field in (*dataclasses.fields(Settings), *dataclasses.fields(SOURCES[kind][1]))]
+    known = [*_names_of(Settings), *_names_of(Policy), *_names_of(SOURCES[kind][1])]
     for key in options:
         if key not in known:
             raise UsageError(f"{key}: is not known{did_you_mean(str(key), known)}")
@@ -81,15 +83,16 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
     try:
         check_options(options)
         source_class, options_class = SOURCES[options["type"]]
-        common = [field.name for field in dataclasses.fields(Settings)]
-        settings = decode(Settings, {key: value for key, value in options.items() if key in common})
-        specific = decode(options_class, {key: value for key, value in options.items() if key not in common})
+        settings = decode(Settings, _only(options, _names_of(Settings)))
+        retention = decode(Policy, _only(options, _names_of(Policy)))
+        specific = decode(options_class, _only(options, _names_of(options_class)))
+        retention.check()
         if settings.min_age_hours < 0:
             raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is negative")
         if not math.isfinite(settings.min_age_hours):
             raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is not a number of hours")
         compression = codecs.choose(settings.compression, settings.compression_level)
-        return Job(settings, source_class(specific), compression, specific.timeout)
+        return Job(settings, retention, source_class(specific), compression, specific.timeout)
     except (DecodingError, UsageError) as error:
         raise UsageError(_at(place, str(error))) from error
 
@@ -121,6 +124,14 @@ def load(directory: Path, name: str, repository: Optional[str] = None) -> Job:
 def names(directory: Path) -> List[str]:
     """The names of all job files."""
     return sorted(path.stem for path in directory.glob("*.json"))
+
+
+def _names_of(options: Type[Any]) -> List[str]:
+    return [field.name for field in dataclasses.fields(options)]
+
+
+def _only(options: Dict[str, Any], names: List[str]) -> Dict[str, Any]:
+    return {key: value for key, value in options.items() if key in names}
 
 
 def _at(place: str, problem: str) -> str:

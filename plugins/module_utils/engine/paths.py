@@ -11,9 +11,9 @@ import os
 import re
 import stat
 from pathlib import Path, PurePosixPath
-from typing import List, Sequence
+from typing import Iterator, List, Sequence
 
-from .errors import CorruptError, UsageError, naming
+from .errors import DESCRIPTORS, BackupError, CorruptError, UsageError, naming
 
 JOB_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _LONGEST_JOB_NAME = 100
@@ -62,16 +62,80 @@ def open_below(directory: int, path: str, flags: int) -> int:
     """
     if not is_safe_relative(path):
         raise CorruptError(f"{path!r} is not a path below the backup")
-    *parents, name = path.split("/")
+    return open_relative(directory, path.split("/"), flags)
+
+
+def open_relative(directory: int, parts: Sequence[str], flags: int) -> int:
+    """Open what lies below an open directory, or itself without parts; no part may be a link. Raises OSError."""
+    *parents, name = parts or ["."]
     opened = os.dup(directory)
     try:
         for parent in parents:
-            inner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+            inner = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
             os.close(opened)
             opened = inner
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=opened)
     finally:
         os.close(opened)
+
+
+def open_directory(path: Path) -> int:
+    """Open an absolute path that leads through no link. Raises OSError."""
+    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        return open_relative(top, path.parts[1:], os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(top)
+
+
+@contextlib.contextmanager
+def opened_inside(root: Path, path: str) -> Iterator[int]:
+    """A file below a directory, for reading; the way there may lead through no link. Raises OSError."""
+    top = open_directory(root)
+    try:
+        descriptor = open_relative(top, path.split("/"), os.O_RDONLY | os.O_NONBLOCK)
+    finally:
+        os.close(top)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def anchored(directory: int, name: str = "") -> Path:
+    """A path into an open directory. It leads there whatever others move, or replace by links, on the way to it."""
+    return Path(f"{DESCRIPTORS}{directory}", name)
+
+
+def create(path: Path) -> int:
+    """A new private file, opened for reading and writing. Raises OSError."""
+    return os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def make_directory(path: Path) -> int:
+    """Create a private directory and open it.
+
+    Raises OSError, or BackupError when the owner of the directory above put something else in its place.
+    """
+    os.mkdir(path, 0o700)
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077 or os.listdir(descriptor):
+        os.close(descriptor)
+        raise BackupError(f"{path.name} was replaced while it was made; somebody else is at work in its directory")
+    return descriptor
+
+
+@contextlib.contextmanager
+def opened_directory(path: Path) -> Iterator[int]:
+    """A directory that is no link, opened. Raises OSError."""
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def fsync_directory(path: Path) -> None:
@@ -84,29 +148,42 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_directories(path: Path, mode: int = 0o700) -> List[Path]:
-    """Create the missing directories of a path, durable; returns those it made, outermost first."""
-    missing: List[Path] = []
+def make_directories(path: Path) -> None:
+    """Create the missing directories of a path, private and durable; each belongs to the owner of the one above it."""
+    missing: List[str] = []
     while not path.is_dir():
-        missing.insert(0, path)
+        missing.insert(0, path.name)
         path = path.parent
-    for directory in missing:
-        # Another process may make it at the same moment.
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode)
-            hand_over(directory)
-        fsync_directory(directory.parent)
-    return missing
+    directory = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in missing:
+            inner = _make_inside(directory, name)
+            os.close(directory)
+            directory = inner
+    finally:
+        os.close(directory)
 
 
-def hand_over(path: Path) -> None:
-    """Give what root has just created to the owner of the directory it is in.
+def _make_inside(directory: int, name: str) -> int:
+    try:
+        made = make_directory(anchored(directory, name))
+    except FileExistsError:
+        # Another process made it at the same moment.
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    hand_over(made, directory)
+    os.fsync(directory)
+    return made
 
-    So a repository stays usable by the user whose it is, whoever works on it.
+
+def hand_over(descriptor: int, directory: int) -> None:
+    """Give what root has just created to the owner of the directory it is in; both are open.
+
+    So a repository stays usable by the user whose it is, whoever works on it. Never by path: that user could have put
+    a link to something else there.
     """
     if os.geteuid() == 0:
-        status = os.stat(path.parent)
-        os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
+        status = os.fstat(directory)
+        os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def is_directory(path: Path) -> bool:

@@ -18,13 +18,18 @@ import os
 import pwd
 import select
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Type
 
-from .errors import BackupError, SourceError, sentence
+from .errors import BackupError, SourceError, UsageError, sentence
 from .stream.stages import CHUNK, write_all
+
+# Seconds of silence.
+DEFAULT_TIMEOUT = 60
+LONGEST_TIMEOUT = 86400
 
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
@@ -46,6 +51,41 @@ class Owner(NamedTuple):
         return cls(status.st_uid, status.st_gid)
 
 
+# What parses a copy runs as nobody: a hostile one may take over the process that opens it.
+NOBODY = Owner(65534, 65534)
+
+
+@contextlib.contextmanager
+def lent_to_nobody(path: Path) -> Iterator[int]:
+    """Open a file that this process has just made so that a child can read it as NOBODY; yields the descriptor.
+
+    The child opens it again through /proc/self/fd. Root lends it by its group: who owns it could change it.
+    Raises BackupError when it is not the file that was made.
+    """
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_nlink) != (os.geteuid(), 1) or status.st_mode & 0o077:
+            raise BackupError(f"{path} was replaced while it was made; somebody else is at work in its directory")
+        if os.geteuid() == 0:
+            os.fchown(descriptor, -1, NOBODY.gid)
+            os.fchmod(descriptor, 0o640)
+        try:
+            yield descriptor
+        finally:
+            if os.geteuid() == 0:
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+                os.fchown(descriptor, -1, status.st_gid)
+    finally:
+        os.close(descriptor)
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise UsageError unless a child may be silent for so long."""
+    if not 1 <= seconds <= LONGEST_TIMEOUT:
+        raise UsageError(f"timeout {seconds:g} is out of range; give 1 to {LONGEST_TIMEOUT} seconds")
+
+
 class Report:
     """How the function in the child talks to the parent while it works."""
 
@@ -65,13 +105,13 @@ class Report:
 class Child:
     """The child process, as a context manager: leaving it ends the child whatever it does.
 
-    function gets a Report; what it returns must be JSON. Its bytes to report.output are read with chunks, its result
-    with result. A BackupError in the child is raised again in the parent, as failing; a crash or a silence of
-    timeout seconds as well, with what as the subject of the sentence.
+    Of the parent's descriptors it keeps those that are named. function gets a Report; what it returns must be JSON.
+    Its bytes to report.output are read with chunks, its result with result. A BackupError in the child is raised again
+    in the parent, as failing; a crash or a silence of timeout seconds as well, with what as subject of the sentence.
 
     Before it calls the function, the child takes root for its "/", enters directory below it, takes that for its "/"
-    when confined, and then the rights of owner; what only root can do is left out for others, except a change to root.
-    keep are descriptors that stay open in it.
+    when confined, calls prepare, and takes the rights of owner. Of this, what only root can do is left out for others,
+    except for a change to root.
     """
 
     def __init__(
@@ -84,7 +124,8 @@ class Child:
         root: Optional[Path] = None,
         directory: Optional[Path] = None,
         confined: bool = False,
-        keep: Sequence[int] = (),
+        prepare: Optional[Callable[[], None]] = None,
+        descriptors: Sequence[int] = (),
         failing: Type[BackupError] = SourceError,
     ) -> None:
         self._what = what
@@ -98,7 +139,8 @@ class Child:
         life, self._life = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            _run_in_child(function, Report(reports, output), life, keep, _Setting(owner, root, directory, confined))
+            setting = _Setting(owner, root, directory, confined, prepare)
+            _run_in_child(function, Report(reports, output), life, descriptors, setting)
         for descriptor in (output, reports, life):
             os.close(descriptor)
 
@@ -169,6 +211,7 @@ class _Setting(NamedTuple):
     root: Optional[Path]
     directory: Optional[Path]
     confined: bool
+    prepare: Optional[Callable[[], None]]
 
     def enter(self) -> None:
         owner = self.owner if os.geteuid() == 0 else None
@@ -181,6 +224,8 @@ class _Setting(NamedTuple):
             os.chdir(self.directory)
         if self.confined and os.geteuid() == 0:
             _change_root(Path())
+        if self.prepare:
+            self.prepare()
         if owner and owner.uid != 0:
             os.setgroups(groups)
             os.setgid(owner.gid)
@@ -188,14 +233,14 @@ class _Setting(NamedTuple):
 
 
 def _run_in_child(
-    function: Callable[[Report], Any], report: Report, life: int, keep: Sequence[int], setting: _Setting
+    function: Callable[[Report], Any], report: Report, life: int, descriptors: Sequence[int], setting: _Setting
 ) -> NoReturn:
     status = 0
     try:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        own = (report.output, report.descriptor, *keep)
+        own = (report.output, report.descriptor, *descriptors)
         _keep_open(life, *own)
         setting.enter()
         _guard(life, own)

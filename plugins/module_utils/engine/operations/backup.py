@@ -17,26 +17,34 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import VERSION, times
+from ..errors import BackupError, sentence
 from ..jobs import Job
 from ..repository.manifest import Check, Host, Manifest, Named, Origin, Summary
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
+from ..repository.retention import Candidate, Standing
 from ..repository.staging import Staging
 from ..repository.state import Attempt, State, Verification
 from ..sources.base import Capture, Inspection
 from .progress import Progress, silent
 from .proof import corruption_in, prove
+from .prune import Plan, prune
+from .prune import plan as plan_to_prune
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run did. Without changed, reason says why; path is that of the backup, also when only predicted."""
+    """What a run did. Without changed, reason says why; path is that of the backup, also when only predicted.
+
+    pruned tells what became of all backups of the job afterwards, where a policy says what to keep.
+    """
 
     changed: bool
     path: Path
     backup: Dict[str, Any]
     previous: Optional[Manifest]
     reason: Optional[str] = None
+    pruned: Optional[Plan] = None
     warnings: List[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -52,6 +60,7 @@ class Outcome:
             "reason": self.reason,
             "path": str(self.path),
             "backup": self.backup,
+            "pruned": self.pruned.to_json() if self.pruned else None,
             "warnings": self.warnings,
         }
 
@@ -77,7 +86,7 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
             with contextlib.suppress(OSError), directory.changed_state() as state:
                 state.last_attempt = attempt
             raise
-        return _concluded(directory, attempt, outcome)
+        return _pruned(job, _concluded(directory, attempt, outcome))
 
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
@@ -106,6 +115,18 @@ def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> O
     except OSError as error:
         outcome.warnings.append(f"the state of job {directory.name} could not be written: {error}")
     return outcome
+
+
+def _pruned(job: Job, outcome: Outcome) -> Outcome:
+    """Prune after a success. The backup is published: that older ones could not be removed is but a warning."""
+    if not outcome.changed or job.retention.is_empty():
+        return outcome
+    try:
+        plan = prune(job.directory, job.retention)
+    except (BackupError, OSError) as error:
+        told = sentence(error) if isinstance(error, OSError) else str(error)
+        return dataclasses.replace(outcome, warnings=[*outcome.warnings, f"backups were not pruned: {told}"])
+    return dataclasses.replace(outcome, pruned=plan, warnings=[*outcome.warnings, *plan.warnings])
 
 
 def _remember_proof(state: State, manifest: Dict[str, Any]) -> None:
@@ -138,7 +159,11 @@ def predict(job: Job) -> Outcome:
         "summary": {"size": inspection.origin.size, "repo_size": None, "duration_ms": None},
         "check": None,
     }
-    return Outcome(True, directory.path / backup_id, expected, previous)
+    pruned = None
+    if not job.retention.is_empty():
+        standing = Standing.GOOD if job.settings.verify else Standing.UNVERIFIED
+        pruned = plan_to_prune(directory, job.retention, [Candidate(backup_id, times.now(), standing)])
+    return Outcome(True, directory.path / backup_id, expected, previous, pruned=pruned)
 
 
 def _make(

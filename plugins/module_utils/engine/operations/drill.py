@@ -65,7 +65,9 @@ def drill(
 
 def _hold(directory: JobDirectory, backup: PublishedBackup, tools: Tools, progress: Progress) -> Drilled:
     with directory.scratch() as scratch:
-        request = restore.Request(destination=scratch / "restored", owner=str(os.geteuid()), group=str(os.getegid()))
+        request = restore.Request(
+            destination=scratch.path / "restored", owner=str(os.geteuid()), group=str(os.getegid())
+        )
         restored = restore.restore(directory, backup.id, request, progress=progress)
         work_goes_on()
         manifest = backup.manifest()

@@ -7,18 +7,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from .. import times
-from ..errors import CorruptError, NotFoundError
-from ..repository.published import PublishedBackup
+from ..repository import protection
+from ..repository.catalogue import Entry
+from ..repository.protection import Protection
 from ..repository.repository import JobDirectory, Repository
+from ..repository.retention import Decision, Policy
 from ..repository.state import Attempt, State, Verification
+from .prune import plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Whether the next prune keeps a backup, and why."""
+
+    keep: bool
+    reasons: List[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class BackupInfo:
-    """One backup; sizes in bytes, age in seconds. problem tells why it is not usable."""
+    """One backup; sizes in bytes, age in seconds. problem tells why it is not usable.
+
+    retention tells whether the next prune keeps it, and why, where the policy of the job is known.
+    """
 
     id: str
     path: str
@@ -31,12 +45,17 @@ class BackupInfo:
     type: Optional[str] = None
     verified: Optional[Verification] = None
     drilled: Optional[Verification] = None
+    protected: Optional[Protection] = None
+    retention: Optional[Retention] = None
     problem: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class JobInfo:
-    """One job, its backups newest first, and its last attempt, success, verification and drill."""
+    """One job, its backups newest first, its last attempt, success, verification and drill.
+
+    foreign has the names of what lies in its directory and is none of ours.
+    """
 
     name: str
     path: str
@@ -46,6 +65,7 @@ class JobInfo:
     last_success: Optional[Attempt]
     last_verify: Optional[Attempt]
     last_drill: Optional[Attempt]
+    foreign: List[str]
     backups: List[BackupInfo]
 
     def to_json(self) -> Dict[str, Any]:
@@ -53,22 +73,25 @@ class JobInfo:
         return dataclasses.asdict(self)
 
 
-def inform(repository: Repository, name: Optional[str] = None) -> List[JobInfo]:
-    """All jobs, or the one of this name. Changes nothing.
+def inform(
+    repository: Repository, name: Optional[str] = None, policies: Optional[Mapping[str, Policy]] = None
+) -> List[JobInfo]:
+    """All jobs, or the one of this name. Changes nothing. policies are those of the jobs that have one.
 
     Raises NotFoundError when there is no such job.
     """
+    policies = policies or {}
     if name is None:
-        return [_job(directory) for directory in repository.jobs()]
+        return [_job(directory, policies.get(directory.name)) for directory in repository.jobs()]
     directory = repository.job(name)
-    if not directory.path.is_dir():
-        raise NotFoundError(f"there is no job {name} in {repository.path}")
-    return [_job(directory)]
+    directory.refuse_missing()
+    return [_job(directory, policies.get(name))]
 
 
-def _job(directory: JobDirectory) -> JobInfo:
+def _job(directory: JobDirectory, policy: Optional[Policy]) -> JobInfo:
     state = directory.state()
-    backups = [_backup(backup, state) for backup in directory.backups()]
+    decisions = {one.id: one for one in plan(directory, policy).decisions} if policy else {}
+    backups = [_backup(directory, entry, state, decisions.get(entry.id)) for entry in directory.catalogue()]
     return JobInfo(
         name=directory.name,
         path=str(directory.path),
@@ -78,34 +101,30 @@ def _job(directory: JobDirectory) -> JobInfo:
         last_success=state.last_success,
         last_verify=state.last_verify,
         last_drill=state.last_drill,
+        foreign=directory.foreign(),
         backups=backups,
     )
 
 
-def _backup(backup: PublishedBackup, state: State) -> BackupInfo:
-    age = int((times.now() - times.from_id(backup.id)).total_seconds())
-    verified, drilled = state.verified.get(backup.id), state.drilled.get(backup.id)
-    try:
-        manifest = backup.manifest()
-        backup.check_sizes(manifest)
-    except (CorruptError, OSError) as error:
-        return BackupInfo(
-            backup.id, str(backup.path), "damaged", age, verified=verified, drilled=drilled, problem=str(error)
-        )
+def _backup(directory: JobDirectory, entry: Entry, state: State, decision: Optional[Decision]) -> BackupInfo:
+    verified = state.verified.get(entry.id)
     failed = verified is not None and verified.status == "failed"
+    path = directory.path / entry.id
     return BackupInfo(
-        id=backup.id,
-        path=str(backup.path),
-        status="damaged" if failed else manifest.status,
-        age=age,
-        size=manifest.summary.size,
-        repo_size=manifest.summary.repo_size,
-        duration_ms=manifest.summary.duration_ms,
-        engine=manifest.engine.name,
-        type=manifest.backup.type,
+        id=entry.id,
+        path=str(path),
+        status="damaged" if entry.problem or failed else "complete",
+        age=int((times.now() - times.from_id(entry.id)).total_seconds()),
+        size=entry.size,
+        repo_size=entry.repo_size,
+        duration_ms=entry.duration_ms,
+        engine=entry.engine,
+        type=entry.type,
         verified=verified,
-        drilled=drilled,
-        problem=verified.message if failed and verified else None,
+        drilled=state.drilled.get(entry.id),
+        protected=protection.read(path),
+        retention=Retention(decision.keep, decision.reasons) if decision else None,
+        problem=entry.problem or (verified.message if failed and verified else None),
     )
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Type
 
 from ..errors import BackupError, CorruptError
-from ..paths import make_directories
 from ..repository.manifest import FileRecord, Origin
 from ..repository.published import PublishedBackup
+from ..repository.staging import WorkingDirectory
 from ..sources import tree
 from ..sources.base import Source, Tree
 from ..stream.stages import Reader, SparseFileWriter, Stage
@@ -30,7 +29,7 @@ def prove(
     compression: str,
     source: Type[Source],
     origin: Origin,
-    scratch: Optional[Path],
+    scratch: Optional[WorkingDirectory],
     timeout: float,
     progress: Progress,
 ) -> Origin:
@@ -42,17 +41,11 @@ def prove(
     unpacked = {}
     for record in records:
         target: Optional[Stage] = None
-        if record.content == "tar":
-            brought = trees[record.path]
-            if scratch and brought.is_data:
-                targets = {entry.path: scratch / entry.path for entry in brought.included}
-                unpacked.update(targets)
-                target = unpacker(brought, targets, os.geteuid(), os.getegid(), durable=False)
-            else:
-                target = Reader(functools.partial(tree.check, included=brought.included))
+        if record.content == "tar" and not (scratch and trees[record.path].is_data):
+            target = Reader(functools.partial(tree.check, included=trees[record.path].included))
         elif scratch:
-            unpacked[record.path] = scratch / record.path
-            target = SparseFileWriter(create(scratch / record.path), durable=False)
+            unpacked[record.path] = scratch.path / record.path
+            target = SparseFileWriter(scratch.create(record.path), durable=False)
         with stored.opened(record) as descriptor:
             # What was just written is to be read from the medium, not from memory.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -72,15 +65,6 @@ def checked_trees(records: List[FileRecord], source: Type[Source], origin: Origi
     ):
         raise CorruptError("the manifest is not valid: its files are not those that its source includes")
     return trees
-
-
-def unpacker(
-    brought: Tree, targets: Dict[str, Path], uid: Optional[int], gid: Optional[int], durable: bool = True
-) -> Stage:
-    """The end of a stream that unpacks a tar; the arguments are those of sources.tree.unpack."""
-    return Reader(
-        functools.partial(tree.unpack, included=brought.included, targets=targets, uid=uid, gid=gid, durable=durable)
-    )
 
 
 @contextlib.contextmanager
@@ -117,9 +101,3 @@ def load_record(
         if isinstance(error, OSError):
             raise BackupError(f"cannot unpack {record.repo_path}: {error.strerror}") from error
         raise
-
-
-def create(path: Path) -> int:
-    """A new private file, and the directories above it."""
-    make_directories(path.parent)
-    return os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

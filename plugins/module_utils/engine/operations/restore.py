@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import grp
-import hashlib
 import os
 import pwd
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Tuple, Type
+from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
 
 from ..containers.container import Address
 from ..containers.standstill import Standstill, standstill
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
-from ..paths import is_directory
+from ..paths import create, is_directory
+from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository import locks
 from ..repository.manifest import FileRecord, Manifest
 from ..repository.published import PublishedBackup
@@ -28,12 +27,13 @@ from ..repository.repository import JobDirectory
 from ..sources import tree
 from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
-from ..stream.stages import CHUNK, Reader, SparseFileWriter, Stage
+from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
+from . import present
+from .ownership import Ownership
 from .progress import Progress, silent
-from .proof import checked_trees, corruption_in, create, load_record, unpacker
-from .swap import Swap, holds_anything, is_aside
+from .proof import checked_trees, corruption_in, load_record
+from .swap import Swap, free_suffix, holds_anything, is_aside
 
-_TIMEOUT = 60
 _LARGEST_NUMBER = (1 << 32) - 2
 
 
@@ -41,7 +41,9 @@ _LARGEST_NUMBER = (1 << 32) - 2
 class Request:
     """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
 
-    container is stopped while its files are exchanged, and started; heartbeat is a URL that must answer then.
+    timeout is the longest silence of the process that reads a copy which was never opened, in seconds. With describe,
+    the differences between what is there and what comes are told. container is stopped while its files are exchanged,
+    and started; heartbeat is a URL that must answer then.
     """
 
     destination: Optional[Path] = None
@@ -49,8 +51,18 @@ class Request:
     owner: Optional[str] = None
     group: Optional[str] = None
     mode: Optional[int] = None
+    timeout: float = DEFAULT_TIMEOUT
+    describe: bool = False
     container: Optional[Address] = None
     heartbeat: Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """What is at the destination before, and what after that is not told by the manifest."""
+
+    before: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    after: Dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +76,7 @@ class Restored:
     map_sizes: Dict[str, int]
     backup: Dict[str, Any]
     warnings: List[str]
+    difference: Difference = dataclasses.field(default_factory=Difference)
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
@@ -87,9 +100,9 @@ def restore(
 ) -> Restored:
     """Restore the backup with this id, or the latest good one; with predict, only look.
 
-    When the destination already holds just what the backup holds, nothing is done. Raises RestoreError when the
-    destination is not empty and force is not given, or is open in an application; CorruptError when the backup does
-    not verify. Then the destination is as it was.
+    When the destination already holds just what the backup holds, it only gets the owner, group and mode that are
+    asked for. Raises RestoreError when the destination is not empty and force is not given, or is open in an
+    application; CorruptError when the backup does not verify. Then the destination is as it was.
     """
     backup = directory.backup(backup_id)
     with backup.in_use():
@@ -97,10 +110,12 @@ def restore(
         warnings = [f"backup {other} is newer and damaged; this is the newest good one" for other in newer]
         with _standstill(backup, request) as application:
             work = _Restore.prepare(backup, request, progress, warnings, application)
-            if work.is_done():
-                return work.result(False, [])
+            is_done = work.is_done()
+            difference = work.difference(is_done) if request.describe else Difference()
+            if is_done:
+                return work.result(work.give(predict), [], difference)
             work.refuse()
-            return work.result(True, [] if predict else work.run())
+            return work.result(True, work.asides() if predict else work.run(), difference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,21 +157,55 @@ class _Restore:
             raise UsageError(f"dest {plan.root} is not an absolute path")
         # The destination itself is the administrator's choice, link or not; links inside it are not followed.
         plan = dataclasses.replace(plan, root=Path(os.path.realpath(plan.root)))
+        check_timeout(request.timeout)
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
         return cls(backup, request, progress, manifest, source, trees, plan, uid, gid, warnings, application)
 
-    def result(self, changed: bool, aside: List[Path]) -> Restored:
+    def result(self, changed: bool, aside: List[Path], difference: Difference) -> Restored:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        backup = self.manifest.to_json()
-        return Restored(changed, self._destination(), files, aside, self.plan.map_sizes, backup, self.warnings)
+        told = self.plan.map_sizes, self.manifest.to_json(), self.warnings, difference
+        return Restored(changed, self._destination(), files, aside, *told)
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
         return not self._displaced() and all(self._is_in_place(record) for record in self.manifest.files)
+
+    def give(self, predict: bool) -> bool:
+        """Give what is in place the owner, group and mode that are asked for; returns whether it had others."""
+        asked = Ownership(self.uid, self.gid, self.request.mode)
+        if asked == Ownership():
+            return False
+        root, trees = self.plan.root, [present.names_in_tree(self.plan.root, path) for path in self.plan.trees]
+        try:
+            changed = [present.give(root, self.plan.files.values(), asked, predict)]
+            # The mode is that of database files.
+            changed += [present.give(root, names, asked._replace(mode=None), predict) for names in trees]
+        except OSError as error:
+            raise RestoreError(f"cannot change the owner or mode of what is in place: {sentence(error)}") from error
+        return any(changed)
+
+    def difference(self, is_done: bool) -> Difference:
+        """Sizes, hashes, owners and modes of the database files."""
+        before, states = present.describe(self.plan.root, self.plan.files)
+        asked = Ownership(self.uid, self.gid, self.request.mode)
+        records = [record for record in self.manifest.files if record.content == "file"]
+        given = {
+            record.path: asked.in_words(states.get(record.path)) if is_done else self._ownership(record).in_words(None)
+            for record in records
+        }
+        found = {path: Ownership().in_words(status) for path, status in states.items()}
+        dest = {"dest": str(self._destination())}
+        return Difference({**dest, **before, "owner": found} if states else {}, {**dest, "owner": given})
+
+    def asides(self) -> List[Path]:
+        """Where what is there would be kept, if the restore was now."""
+        targets = [self.plan.root / name for name in [*self.plan.files.values(), *self.plan.trees]] + self._displaced()
+        suffix = free_suffix([*targets, *(self.plan.root / lock for lock in self.plan.stale)])
+        return [path.with_name(path.name + suffix) for path in targets if os.path.lexists(path)]
 
     def refuse(self) -> None:
         """Raise RestoreError when the destination must not be replaced."""
@@ -173,9 +222,9 @@ class _Restore:
     def run(self) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
         try:
-            with Swap() as swap:
-                self._give(swap.make_directory(self.plan.root), None)
-                with locks.locked_directory(self.plan.root, str(self.plan.root)):
+            with Swap(self.plan.root) as swap:
+                root = swap.open_directory(self.plan.root, self._ownership(self.manifest.files[0]).of_directory())
+                with locks.locked(root, str(self.plan.root)):
                     with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
                         self._stage(swap)
                     if self.application:
@@ -192,37 +241,37 @@ class _Restore:
             ) from error
 
     def _stage(self, swap: Swap) -> None:
-        unpacked = {}
+        staged = {}
         for record in self.manifest.files:
             if record.content == "tar":
-                unpacked.update(self._stage_tree(swap, record))
+                self._stage_tree(swap, record)
             else:
-                unpacked[record.path] = self._stage_file(swap, record)
+                staged[record.path] = self._stage_file(swap, record)
         if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check():
             # Nobody has ever opened this copy: do it before it replaces anything.
-            self.source.check(unpacked, self.manifest.source, _TIMEOUT)
+            with contextlib.ExitStack() as stack:
+                for record in self.manifest.files:
+                    if record.content == "tar" and self.trees[record.path].is_data:
+                        spare = stack.enter_context(swap.spare(self.plan.root / record.path))
+                        self._load(record, InThread(SparseFileWriter(create(spare))))
+                        staged[record.path] = self.plan.root / spare.name
+                self.source.check(staged, self.manifest.source, self.request.timeout)
 
     def _stage_file(self, swap: Swap, record: FileRecord) -> Path:
         target = self.plan.root / self.plan.files[record.path]
-        self._give(swap.make_directory(target.parent), record)
+        swap.open_directory(target.parent, self._ownership(record).of_directory())
         staged = swap.stage(target)
         descriptor = create(staged)
-        # By the descriptor: the name lies in a directory that somebody else may own.
-        uid, gid = self._owner(record)
-        os.chown(descriptor, uid, gid)
-        os.chmod(descriptor, self._mode(record))
-        self._load(record, SparseFileWriter(descriptor))
-        return staged
+        swap.give(descriptor, self._ownership(record))
+        self._load(record, InThread(SparseFileWriter(descriptor)))
+        return target.with_name(staged.name)
 
-    def _stage_tree(self, swap: Swap, record: FileRecord) -> Dict[str, Path]:
-        """Returns what a check has to look at."""
-        brought = self.trees[record.path]
-        targets = {}
-        for path in [entry.path for entry in brought.included]:
-            self._give(swap.make_directory((self.plan.root / path).parent), record)
+    def _stage_tree(self, swap: Swap, record: FileRecord) -> None:
+        included, targets = self.trees[record.path].included, {}
+        for path in [entry.path for entry in included]:
+            swap.open_directory((self.plan.root / path).parent, self._ownership(record).of_directory())
             targets[path] = swap.stage(self.plan.root / path)
-        self._load(record, unpacker(brought, targets, self.uid, self.gid))
-        return targets if brought.is_data else {}
+        self._load(record, Reader(lambda archive: tree.unpack(archive, included, targets, self.uid, self.gid)))
 
     def _load(self, record: FileRecord, target: Stage) -> None:
         """Prove the stored bytes; that they decompress to their content was proven once, or is now."""
@@ -231,7 +280,7 @@ class _Restore:
 
     def _is_in_place(self, record: FileRecord) -> bool:
         if record.content == "file":
-            return _has_content(self.plan.root / self.plan.files[record.path], record)
+            return present.is_in_place(self.plan.root, self.plan.files[record.path], record)
         answers = []
 
         def compare(archive: BinaryIO) -> None:
@@ -265,22 +314,14 @@ class _Restore:
     def _destination(self) -> Path:
         return self.request.destination or Path(self.manifest.source.path)
 
-    def _give(self, paths: List[Path], record: Optional[FileRecord]) -> None:
-        """Give what was created its owner: as asked, else as in the backup, as far as this user may."""
-        uid, gid = self._owner(record or self.manifest.files[0])
-        for path in paths:
-            os.chown(path, uid, gid, follow_symlinks=False)
-
-    def _owner(self, record: FileRecord) -> Tuple[int, int]:
-        """-1 leaves a number as it is."""
-        as_recorded = (record.uid, record.gid) if os.geteuid() == 0 else (-1, -1)
-        return (
-            as_recorded[0] if self.uid is None else self.uid,
-            as_recorded[1] if self.gid is None else self.gid,
+    def _ownership(self, record: FileRecord) -> Ownership:
+        """As asked, else as in the backup, as far as this user may."""
+        is_root = os.geteuid() == 0
+        return Ownership(
+            uid=record.uid if self.uid is None and is_root else self.uid,
+            gid=record.gid if self.gid is None and is_root else self.gid,
+            mode=record.mode & 0o777 if self.request.mode is None else self.request.mode,
         )
-
-    def _mode(self, record: FileRecord) -> int:
-        return self.request.mode if self.request.mode is not None else record.mode & 0o777
 
 
 def _standstill(backup: PublishedBackup, request: Request) -> ContextManager[Optional[Standstill]]:
@@ -312,19 +353,6 @@ def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
         aside = swap.commit(application.start if application else None)
         end_of_work()
         return aside
-
-
-def _has_content(path: Path, record: FileRecord) -> bool:
-    try:
-        if path.is_symlink() or path.stat().st_size != record.size:
-            return False
-        content = hashlib.sha256()
-        with open(path, "rb") as file:
-            for chunk in iter(functools.partial(file.read, CHUNK), b""):
-                content.update(chunk)
-    except OSError:
-        return False
-    return content.hexdigest() == record.sha256
 
 
 def _refuse_links(root: Path, target: str) -> None:

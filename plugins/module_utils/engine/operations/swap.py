@@ -5,6 +5,9 @@
 """Put new files and trees in the place of old ones: all of them or none, the old ones kept aside.
 
 A file is replaced by one rename onto it, so that a kill in between leaves the old one or the new one, never neither.
+
+Other users may be at work in the directories. So these are held open and never reached by path again, and what is new
+gets its owner through its descriptor, when all of it is there.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import resource
 import shutil
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import times
 from ..interrupts import held_back
-from ..paths import fsync_directory, is_directory
+from ..paths import anchored, is_directory, make_directory, open_directory, open_relative
+from .ownership import Ownership
 
 _PREFIX = "."
 _SUFFIX = ".restoring"
@@ -31,9 +36,15 @@ class _Item(NamedTuple):
 
 
 class Swap:
-    """As a context manager: what was not committed is undone and removed at the end."""
+    """As a context manager: what was not committed is undone and removed at the end.
 
-    def __init__(self) -> None:
+    Paths that go in and come out are those that people know; inside they are anchored in open directories.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._directories: Dict[Path, int] = {}
+        self._given: List[Tuple[int, Ownership]] = []
         self._items: List[_Item] = []
         self._stale: List[Path] = []
         self._displaced: List[Path] = []
@@ -41,54 +52,93 @@ class Swap:
         self._suffix = ""
 
     def __enter__(self) -> Swap:
+        # Three descriptors for each of many environments are more than a process may have by default.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with held_back():
-            self._undo.close()
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        try:
+            with held_back():
+                self._undo.close()
+        finally:
+            if isinstance(error, OSError) and error.filename is not None:
+                error.filename = str(self._known(Path(os.fsdecode(error.filename))))
+            for descriptor in [*self._directories.values(), *(descriptor for descriptor, _unused in self._given)]:
+                os.close(descriptor)
 
-    def make_directory(self, path: Path) -> List[Path]:
-        """Create a directory and those above it where they are missing; returns the new ones."""
-        missing = []
-        while not os.path.lexists(path):
-            missing.append(path)
-            path = path.parent
-        for directory in reversed(missing):
-            directory.mkdir(0o700)
-            self._undo.callback(directory.rmdir)
-            fsync_directory(directory.parent)
-        return missing
+    def open_directory(self, path: Path, ownership: Ownership) -> int:
+        """Open a directory below the root, or the root; create it and those above it where they are missing.
+
+        New ones are closed to others until the commit, which gives them to their owner.
+        """
+        if path not in self._directories:
+            try:
+                descriptor = self._open(path, ownership)
+            except FileNotFoundError:
+                self.open_directory(path.parent, ownership)
+                descriptor = make_directory(self._anchored(path))
+                self._undo.callback(os.rmdir, self._anchored(path))
+                self.give(descriptor, ownership)
+            self._directories[path] = descriptor
+        return self._directories[path]
+
+    def _open(self, path: Path, ownership: Ownership) -> int:
+        if self._root not in path.parents:
+            return open_directory(path)
+        return open_relative(self.open_directory(path.parent, ownership), [path.name], os.O_RDONLY | os.O_DIRECTORY)
 
     def stage(self, target: Path) -> Path:
         """Where to make what will come to target: beside it, so that a rename can bring it there.
 
-        The caller holds the lock of the destination: what is found at this place was left by a killed restore.
+        The directory was opened before, and the caller holds the lock of the destination: what is found at this place
+        was left by a killed restore.
         """
+        target = self._anchored(target)
         staged = target.with_name(_PREFIX + target.name + _SUFFIX)
         _remove(staged)
         self._undo.callback(_remove, staged)
         self._items.append(_Item(target, staged))
         return staged
 
+    def give(self, descriptor: int, ownership: Ownership) -> None:
+        """Have something new get its owner and mode on commit."""
+        self._given.append((os.dup(descriptor), ownership))
+
     def discard(self, path: Path) -> None:
         """Have a file that must not stay beside the new ones removed on commit."""
-        self._stale.append(path)
+        self._stale.append(self._anchored(path))
 
     def displace(self, path: Path) -> None:
         """Have a file or tree that must not stay beside the new ones put aside on commit, and kept."""
-        self._displaced.append(path)
+        self._displaced.append(self._anchored(path))
+
+    @contextlib.contextmanager
+    def spare(self, target: Path) -> Iterator[Path]:
+        """Where to make what is needed for a moment only, as stage has it; it is removed at the end."""
+        target = self._anchored(target)
+        spare = target.with_name(_PREFIX + target.name + _SUFFIX)
+        _remove(spare)
+        try:
+            yield spare
+        finally:
+            _remove(spare)
 
     def commit(self, accept: Optional[Callable[[], None]] = None) -> List[Path]:
         """Swap; returns where the old files and trees are now. Any failure undoes every step.
 
         accept is called when all is in place, as the last thing that may fail.
         """
-        self._suffix = self._free_suffix()
+        for descriptor, ownership in self._given:
+            ownership.give(descriptor)
+            os.fsync(descriptor)
+        self._suffix = free_suffix([item.target for item in self._items] + self._stale + self._displaced)
         removable = [self._aside(path) for path in self._stale if self._put_aside(path)]
-        kept = [self._aside(path) for path in self._displaced if self._put_aside(path)]
-        kept += [self._aside(item.target) for item in self._items if self._replace(item)]
-        for directory in {item.target.parent for item in self._items}:
-            fsync_directory(directory)
+        kept = [self._known(self._aside(path)) for path in self._displaced if self._put_aside(path)]
+        kept += [self._known(self._aside(item.target)) for item in self._items if self._replace(item)]
+        # Those above come after those below.
+        for descriptor in reversed(list(self._directories.values())):
+            os.fsync(descriptor)
         if accept:
             accept()
         self._undo.pop_all()
@@ -97,6 +147,14 @@ class Swap:
             with contextlib.suppress(OSError):
                 path.unlink()
         return kept
+
+    def _anchored(self, path: Path) -> Path:
+        return anchored(self._directories[path.parent], path.name)
+
+    def _known(self, path: Path) -> Path:
+        """The path that people know, the reverse of anchored."""
+        known = {anchored(descriptor): directory for directory, descriptor in self._directories.items()}
+        return known[path.parent] / path.name if path.parent in known else path
 
     def _replace(self, item: _Item) -> bool:
         """Returns whether something was there before."""
@@ -133,14 +191,15 @@ class Swap:
     def _aside(self, path: Path) -> Path:
         return path.with_name(path.name + self._suffix)
 
-    def _free_suffix(self) -> str:
-        moment = times.now()
-        while True:
-            self._suffix = _ASIDE + times.to_id(moment)
-            paths = [item.target for item in self._items] + self._stale + self._displaced
-            if not any(os.path.lexists(self._aside(path)) for path in paths):
-                return self._suffix
-            moment += datetime.timedelta(seconds=1)
+
+def free_suffix(paths: List[Path]) -> str:
+    """What the names of things that were put aside now end with."""
+    moment = times.now()
+    while True:
+        suffix = _ASIDE + times.to_id(moment)
+        if not any(os.path.lexists(path.with_name(path.name + suffix)) for path in paths):
+            return suffix
+        moment += datetime.timedelta(seconds=1)
 
 
 def holds_anything(directory: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator
 
 from ..errors import LockedError, naming
-from ..paths import hand_over
+from ..paths import anchored, create, hand_over
 
 _PATIENCE = 0.5
 _PAUSE = 0.05
@@ -26,9 +26,13 @@ def locked_file(path: Path, what: str) -> Iterator[None]:
 
     Raises LockedError when another process holds it.
     """
-    descriptor = os.open(str(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    directory = _open(path.parent)
     try:
-        hand_over(path)
+        with naming(path):
+            descriptor = _open_or_create(anchored(directory, path.name), directory)
+    finally:
+        os.close(directory)
+    try:
         if not _try(descriptor, fcntl.LOCK_EX):
             holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise LockedError(f"{what} is in use by process {holder}; try again when it has finished")
@@ -41,27 +45,37 @@ def locked_file(path: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_directory(path: Path, what: str, shared: bool = False) -> Iterator[None]:
-    """Hold a directory, alone or among readers.
+def locked_directory(path: Path, what: str, shared: bool = False) -> Iterator[int]:
+    """Hold a directory, alone or among readers; yields its descriptor.
 
     Raises LockedError when another process holds it in a way that excludes this one.
     """
-    descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = _open(path)
     try:
-        if not _try(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-            raise LockedError(f"{what} is in use by another process; try again when it has finished")
-        yield
+        with locked(descriptor, what, shared):
+            yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
-def briefly_locked(path: Path) -> Iterator[None]:
-    """Wait for the directory, for a change that takes no time."""
-    descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def locked(descriptor: int, what: str, shared: bool = False) -> Iterator[None]:
+    """The same for a directory that is open already."""
+    if not _try(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        raise LockedError(f"{what} is in use by another process; try again when it has finished")
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def briefly_locked(path: Path) -> Iterator[int]:
+    """Wait for the directory, for a change that takes no time; yields its descriptor."""
+    descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -83,8 +97,8 @@ def is_dead(path: Path) -> bool:
     try:
         with locked_directory(path, str(path)):
             return True
-    except FileNotFoundError:
-        # Gone meanwhile.
+    except (FileNotFoundError, PermissionError):
+        # Gone meanwhile, or of root in the repository of a user, who could not remove it.
         return False
     except LockedError:
         return False
@@ -101,3 +115,19 @@ def _try(descriptor: int, operation: int) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE)
+
+
+def _open(path: Path) -> int:
+    """A directory, itself no link; what is done below it through this descriptor is done in it."""
+    return os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _open_or_create(path: Path, directory: int) -> int:
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(str(path), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(FileExistsError):
+            descriptor = create(path)
+            # Only what is new: another may be a second name that a user gave to a file of root.
+            hand_over(descriptor, directory)
+            return descriptor

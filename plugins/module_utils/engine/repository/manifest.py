@@ -25,6 +25,8 @@ SCHEMA = 1
 FORMAT = "embedded.db_backup"
 FILE_NAME = "manifest.json"
 CHECKSUMS_NAME = "SHA256SUMS"
+PROTECTION_NAME = "protected.json"
+RESERVED_NAMES = (FILE_NAME, CHECKSUMS_NAME, PROTECTION_NAME)
 _CONTENTS = ("file", "tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -223,7 +225,7 @@ def _check_record(record: FileRecord, place: str) -> None:
     for field in ("path", "repo_path"):
         if not is_safe_relative(getattr(record, field)):
             raise DecodingError(f"{place}.{field}: {getattr(record, field)!r} is not a path below the backup")
-    if record.repo_path in (FILE_NAME, CHECKSUMS_NAME):
+    if record.repo_path in RESERVED_NAMES:
         raise DecodingError(f"{place}.repo_path: {record.repo_path!r} is taken")
     if record.content not in _CONTENTS:
         raise DecodingError(f"{place}.content: {record.content!r} is not known")

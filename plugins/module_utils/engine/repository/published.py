@@ -71,7 +71,7 @@ class PublishedBackup:
         finally:
             os.close(descriptor)
 
-    def in_use(self) -> ContextManager[None]:
+    def in_use(self) -> ContextManager[int]:
         """While it is held, no other process removes the backup."""
         return locks.locked_directory(self.path, f"backup {self.id} of job {self.job}", shared=True)
 

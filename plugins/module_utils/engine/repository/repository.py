@@ -10,23 +10,27 @@ import contextlib
 import datetime
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
 from .. import times
-from ..errors import BackupError, CorruptError, NotFoundError, UsageError
-from ..paths import JOB_NAME_PATTERN, check_job_name, is_directory, make_directories
+from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError, naming
+from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
 from ..stream.compression import Compression
-from . import locks
+from . import catalogue, locks, protection
 from . import manifest as manifests
 from . import state as states
 from .manifest import Manifest
 from .published import PublishedBackup
 from .staging import PREFIX as STAGING_PREFIX
-from .staging import SCRATCH_PREFIX, Staging, scratch_directory, working_directory
+from .staging import SCRATCH_PREFIX, Staging, WorkingDirectory, scratch_directory, working_directory
 from .state import State
 
+_REMOVAL_PREFIX = ".removing-"
+_WORKING_PREFIXES = (STAGING_PREFIX, SCRATCH_PREFIX, _REMOVAL_PREFIX)
 _LOCK = ".lock"
+_OWN_FILES = (_LOCK, states.FILE_NAME, catalogue.FILE_NAME, ".state.json.new", ".catalogue.json.new")
 
 
 class JobDirectory:
@@ -47,6 +51,11 @@ class JobDirectory:
         """Whether a run of this job is under way."""
         return locks.is_held(self.path / _LOCK)
 
+    def refuse_missing(self) -> None:
+        """Raise NotFoundError when there is no such job."""
+        if not is_directory(self.path):
+            raise NotFoundError(f"there is no job {self.name} in {self.path.parent}")
+
     def create(self) -> None:
         """Make the directory where it is missing."""
         try:
@@ -60,12 +69,22 @@ class JobDirectory:
     def staging(self, started: datetime.datetime, compression: Compression) -> Iterator[Staging]:
         """A new backup in the making; what is not published is removed at the end."""
         backup_id = self.free_id(started)
-        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as path:
-            yield Staging(path, backup_id, compression)
+        with working_directory(self.path / (STAGING_PREFIX + backup_id)) as directory:
+            yield Staging(directory, backup_id, compression)
 
-    def scratch(self) -> ContextManager[Path]:
+    def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""
         return scratch_directory(self.path)
+
+    @contextlib.contextmanager
+    def scratch_elsewhere(self) -> Iterator[WorkingDirectory]:
+        """The same below the system's temporary directory, for a repository that cannot or must not be written to."""
+        with tempfile.TemporaryDirectory(prefix="db-backup-") as above, working_directory(Path(above, "copy")) as inner:
+            yield inner
+
+    def is_writable(self) -> bool:
+        """Whether this user can make files here, on a file system that is not read-only."""
+        return os.access(self.path, os.W_OK | os.X_OK)
 
     def free_id(self, started: datetime.datetime) -> str:
         """The id of a backup that starts now: a collision takes the next free second."""
@@ -78,7 +97,7 @@ class JobDirectory:
     def remove_leftovers(self) -> None:
         """Remove what killed processes left behind; directories that somebody holds stay."""
         with locks.briefly_locked(self.path):
-            names = [name for name in os.listdir(self.path) if name.startswith((STAGING_PREFIX, SCRATCH_PREFIX))]
+            names = [name for name in os.listdir(self.path) if name.startswith(_WORKING_PREFIXES)]
             dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
         for name in dead:
             # A verification that ended just now may have removed its own.
@@ -93,13 +112,46 @@ class JobDirectory:
             return []
         return [PublishedBackup(self.path / name) for name in names if self._is_backup(name)]
 
+    def catalogue(self) -> List[catalogue.Entry]:
+        """What is known of all backups, newest first."""
+        return catalogue.entries(self.path, self.backups())
+
+    def keep_catalogue(self) -> None:
+        """Write down what is known of all backups, to know it at once the next time."""
+        catalogue.entries(self.path, self.backups(), keep=True)
+
+    def forget_catalogue(self) -> None:
+        """Have all manifests read again the next time."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / catalogue.FILE_NAME).unlink()
+
+    def foreign(self) -> List[str]:
+        """The names of what is in the directory and is none of ours; it is never touched."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+        return [name for name in names if not self._is_own(name)]
+
+    def remove(self, backup: PublishedBackup) -> None:
+        """Remove a backup: whole until one rename, gone after it, whenever this process is killed.
+
+        Raises LockedError while another process uses it, or when it was protected meanwhile.
+        """
+        aside = self.path / (_REMOVAL_PREFIX + backup.id)
+        with locks.locked_directory(backup.path, f"backup {backup.id} of job {self.name}"):
+            if protection.read(backup.path):
+                raise LockedError(f"backup {backup.id} of job {self.name} is protected")
+            os.rename(backup.path, aside)
+            fsync_directory(self.path)
+            shutil.rmtree(aside)
+
     def backup(self, backup_id: Optional[str] = None) -> PublishedBackup:
         """The backup with this id, or the latest good one.
 
         Raises NotFoundError.
         """
-        if not is_directory(self.path):
-            raise NotFoundError(f"there is no job {self.name} in {self.path.parent}")
+        self.refuse_missing()
         if backup_id is None:
             latest = self.latest_good()
             if not latest:
@@ -137,10 +189,14 @@ class JobDirectory:
     @contextlib.contextmanager
     def changed_state(self) -> Iterator[State]:
         """The state, to be changed and written back while no other process does."""
-        with locks.briefly_locked(self.path):
+        with naming(self.path / states.FILE_NAME), locks.briefly_locked(self.path) as directory:
             state = states.read(self.path)
             yield state
-            states.write(self.path, state)
+            states.write(directory, state)
+
+    def _is_own(self, name: str) -> bool:
+        is_work = name.startswith(_WORKING_PREFIXES) and is_directory(self.path / name)
+        return name in _OWN_FILES or is_work or self._is_backup(name)
 
     def _is_backup(self, name: str) -> bool:
         path = self.path / name

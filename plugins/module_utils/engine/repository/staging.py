@@ -11,11 +11,11 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import ContextManager, Iterator, List
+from typing import ContextManager, Iterator, List, NamedTuple
 
 from ..errors import BackupError, CorruptError, naming
 from ..interrupts import end_of_work, held_back
-from ..paths import fsync_directory, hand_over, make_directories
+from ..paths import anchored, create, fsync_directory, hand_over, make_directories, make_directory, open_relative
 from ..stream.compression import SUFFIXES, Compression
 from ..stream.stages import FileWriter
 from ..stream.transfer import StoreStream
@@ -28,11 +28,49 @@ PREFIX = ".partial-"
 SCRATCH_PREFIX = ".scratch-"
 
 
+class WorkingDirectory(NamedTuple):
+    """A private directory, at path and open. Files are made through the descriptor.
+
+    While root works here it is root's, in the repository of whomever: nobody can put a link into it.
+    """
+
+    path: Path
+    descriptor: int
+
+    def create(self, path: str) -> int:
+        """Open a new file of this relative path, in directories that are made where they are missing."""
+        place = anchored(self.descriptor, path)
+        with naming(self.path / path):
+            make_directories(place.parent)
+            return create(place)
+
+    def make_durable(self) -> None:
+        """Sync all directories, those above after those below."""
+        for _path, _names, _files, directory in os.fwalk(".", topdown=False, dir_fd=self.descriptor):
+            os.fsync(directory)
+
+    def hand_over(self) -> None:
+        """Give all of it to the owner of the directory it is in, itself at last."""
+        above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
+        try:
+            for _path, _names, files, directory in os.fwalk(".", topdown=False, dir_fd=self.descriptor):
+                for name in files:
+                    file = open_relative(directory, [name], os.O_RDONLY)
+                    try:
+                        hand_over(file, above)
+                    finally:
+                        os.close(file)
+                hand_over(directory, above)
+        finally:
+            os.close(above)
+
+
 class Staging:
     """Collects the stored files of one backup; publish makes it a backup."""
 
-    def __init__(self, path: Path, backup_id: str, compression: Compression) -> None:
-        self.path = path
+    def __init__(self, directory: WorkingDirectory, backup_id: str, compression: Compression) -> None:
+        self.path = directory.path
+        self._directory = directory
         self.id = backup_id
         self.compression = compression
         self.records: List[FileRecord] = []
@@ -41,14 +79,13 @@ class Staging:
     def store(self, path: str, status: os.stat_result, content: str = "file") -> Iterator[StoreStream]:
         """A stream to write the content of a file to; path is its place in the source, status its owner and mode."""
         repo_path = path + (".tar" if content == "tar" else "") + SUFFIXES[self.compression.type]
-        taken = [manifests.FILE_NAME, manifests.CHECKSUMS_NAME, *(record.repo_path for record in self.records)]
+        taken = [*manifests.RESERVED_NAMES, *(record.repo_path for record in self.records)]
         if repo_path in taken:
             raise BackupError(
                 f"{path} cannot be stored as {repo_path}: there is another file of this name in the backup"
             )
         stored_path = self.path / repo_path
-        make_directories(stored_path.parent)
-        stream = StoreStream(_create(stored_path), self.compression)
+        stream = StoreStream(self._directory.create(repo_path), self.compression)
         try:
             yield stream
             stream.close()
@@ -75,7 +112,7 @@ class Staging:
             )
         )
 
-    def scratch(self) -> ContextManager[Path]:
+    def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory for what is on its way into the backup, gone afterwards."""
         return scratch_directory(self.path.parent)
 
@@ -87,13 +124,13 @@ class Staging:
             (manifests.CHECKSUMS_NAME, manifests.checksums(manifest, data)),
         ):
             with naming(self.path / name):
-                writer = FileWriter(_create(self.path / name))
+                writer = FileWriter(self._directory.create(name))
                 writer.write(content)
                 writer.close()
-        for directory, _unused, _unused in os.walk(self.path, onerror=_raise):
-            fsync_directory(Path(directory))
+        self._directory.make_durable()
         if PublishedBackup(self.path).read() != manifest:
             raise CorruptError("%s does not read back as it was written" % (self.path / manifests.FILE_NAME))
+        self._directory.hand_over()
         target = self.path.parent / self.id
         end_of_work()
         os.rename(self.path, target)
@@ -107,19 +144,19 @@ class Staging:
 
 
 @contextlib.contextmanager
-def working_directory(path: Path) -> Iterator[Path]:
+def working_directory(path: Path) -> Iterator[WorkingDirectory]:
     """A private directory that is gone afterwards, unless it was renamed; held, so that it is known to be in use."""
     with contextlib.ExitStack() as stack:
         # The directory above is held meanwhile: else a run could take the new one for the leftover of a killed one.
-        with held_back(), locks.briefly_locked(path.parent):
-            path.mkdir(0o700)
+        with held_back(), naming(path), locks.briefly_locked(path.parent) as parent:
+            descriptor = make_directory(anchored(parent, path.name))
+            stack.callback(os.close, descriptor)
             stack.callback(_remove, path)
-            hand_over(path)
-            stack.enter_context(locks.locked_directory(path, str(path)))
-        yield path
+            stack.enter_context(locks.locked(descriptor, str(path)))
+        yield WorkingDirectory(path, descriptor)
 
 
-def scratch_directory(job: Path) -> ContextManager[Path]:
+def scratch_directory(job: Path) -> ContextManager[WorkingDirectory]:
     """A private working directory in the directory of a job."""
     return working_directory(job / f"{SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
 
@@ -127,13 +164,3 @@ def scratch_directory(job: Path) -> ContextManager[Path]:
 def _remove(path: Path) -> None:
     with held_back():
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _create(path: Path) -> int:
-    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    hand_over(path)
-    return descriptor

@@ -9,16 +9,12 @@ Lives in state.json beside the backups, replaced as a whole. It informs; nothing
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import os
 from pathlib import Path
 from typing import Dict, Optional
 
 from ..decoding import decode, encode
-from ..errors import naming
-from ..paths import fsync_directory, hand_over
+from . import documents
 
 FILE_NAME = "state.json"
 
@@ -44,7 +40,7 @@ class Verification:
 
 @dataclasses.dataclass
 class State:
-    """The state of one job; verified has the last verification of each backup by id, drilled the last drill."""
+    """The state of one job; verified and drilled have the last verification and drill of each backup by id."""
 
     last_attempt: Optional[Attempt] = None
     last_success: Optional[Attempt] = None
@@ -53,6 +49,11 @@ class State:
     verified: Dict[str, Verification] = dataclasses.field(default_factory=dict)
     drilled: Dict[str, Verification] = dataclasses.field(default_factory=dict)
 
+    def forget(self, backup_id: str) -> None:
+        """Drop what is known of a backup that is gone."""
+        self.verified.pop(backup_id, None)
+        self.drilled.pop(backup_id, None)
+
 
 def read(directory: Path) -> State:
     """The state of the job in this directory; an empty one where there is none or it is damaged.
@@ -60,37 +61,11 @@ def read(directory: Path) -> State:
     Raises OSError when it cannot be read: it may tell that a backup is damaged.
     """
     try:
-        return decode(State, json.loads(_content(directory / FILE_NAME)))
+        return decode(State, documents.read(directory / FILE_NAME))
     except (FileNotFoundError, ValueError, RecursionError):
         return State()
 
 
-def _content(path: Path) -> bytes:
-    # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
-    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
-
-
-def write(directory: Path, state: State) -> None:
-    """Replace the state of the job in this directory, durably."""
-    # The caller holds the directory, so one name is enough, and what a killed run left is written over.
-    aside = directory / f".{FILE_NAME}.new"
-    try:
-        with naming(aside):
-            _write_new(aside, (json.dumps(encode(state), indent=2, sort_keys=True) + "\n").encode())
-        aside.replace(directory / FILE_NAME)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-        raise
-    fsync_directory(directory)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    descriptor = os.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        hand_over(path)
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
+def write(directory: int, state: State) -> None:
+    """Replace the state of the job in this open directory, durably. The caller holds it."""
+    documents.replace(directory, FILE_NAME, encode(state))

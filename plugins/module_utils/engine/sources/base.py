@@ -38,7 +38,7 @@ class Capture:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """What a tar of the backup must bring. is_data: it belongs to the database, and is unpacked for a check."""
+    """What a tar of the backup must bring. is_data: it belongs to the database, a check reads it."""
 
     included: List[Included]
     is_data: bool = False
@@ -114,7 +114,9 @@ class Source(abc.ABC):
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
         """Open the unpacked copies with the engine and read all of them.
 
-        files has them by record path, and those of a tree that is data by included path.
+        files has them by record path, a tar that is data as such. They are private files that were just made of what
+        may come from a stranger: open them in a Child that runs as NOBODY, before it takes these rights or through a
+        descriptor of processes.lent_to_nobody. timeout is its longest silence, in seconds.
         Returns the origin completed with what was counted. Raises CorruptError.
         """
 
@@ -148,13 +150,6 @@ class Source(abc.ABC):
         """
         if not cls.can_check():
             raise SourceError(f"a drill needs the engine of {manifest.engine.name} on this host")
-        trees = [
-            entry.path
-            for brought in cls.trees(manifest.source).values()
-            if brought.is_data
-            for entry in brought.included
-        ]
         files = {path: restored.root / name for path, name in restored.files.items()}
-        files.update({path: restored.root / path for path in trees})
         cls.check(files, manifest.source, tools.timeout)
         return ["opened and read whole by its engine"]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -20,11 +21,17 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 def lock_holder(path: Path) -> Optional[int]:
-    """The process that holds a lock on the first byte of a file, 0 for one in another PID namespace, None for none."""
+    """The process that holds a lock on the first byte of a file, 0 for one in another PID namespace, None for none.
+
+    Raises RestoreError when the file is there and cannot be opened: who holds it cannot be known then.
+    """
     try:
         descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise RestoreError(f"whether an application has {path} open cannot be seen: {reason}") from error
     try:
         question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
         kind, _whence, _start, _length, process = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))

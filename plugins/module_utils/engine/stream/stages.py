@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
+import queue
 import subprocess
 import threading
 from typing import IO, BinaryIO, Callable, List, Optional, Tuple, Type, Union, cast
@@ -25,6 +26,8 @@ Bytes = Union[bytes, bytearray, memoryview]
 # Small enough to stay in a processor's cache from one stage to the next.
 CHUNK = 1 << 18
 _SPARSE_BLOCK = 1 << 16
+_WRITE_BACK = 64 << 20
+_CHUNKS_BETWEEN = 8
 _ZEROS = bytes(_SPARSE_BLOCK)
 
 
@@ -88,9 +91,12 @@ class FileWriter(Stage):
         super().__init__(None)
         self._descriptor = descriptor
         self._durable = durable
+        self._size = 0
+        self._begun = 0
 
     def write(self, data: Bytes) -> int:
         write_all(self._descriptor, data)
+        self._grown(len(data))
         return len(data)
 
     def close(self) -> None:
@@ -102,6 +108,13 @@ class FileWriter(Stage):
         if self._descriptor >= 0:
             self._release()
 
+    def _grown(self, size: int) -> None:
+        self._size += size
+        if self._durable and self._size - self._begun >= _WRITE_BACK:
+            # Has the system begin with what fsync would else do at the end, while this process goes on.
+            os.posix_fadvise(self._descriptor, self._begun, self._size - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self._size
+
     def _release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
@@ -109,10 +122,6 @@ class FileWriter(Stage):
 
 class SparseFileWriter(FileWriter):
     """Leaves holes where whole blocks are zero, so that a sparse database stays small on disk."""
-
-    def __init__(self, descriptor: int, durable: bool = True) -> None:
-        super().__init__(descriptor, durable)
-        self._size = 0
 
     def write(self, data: Bytes) -> int:
         view = memoryview(data)
@@ -122,9 +131,9 @@ class SparseFileWriter(FileWriter):
             if is_zero:
                 os.lseek(self._descriptor, end - start, os.SEEK_CUR)
             else:
-                super().write(view[start:end])
+                write_all(self._descriptor, view[start:end])
             start = end
-        self._size += len(view)
+        self._grown(len(view))
         return len(view)
 
     def close(self) -> None:
@@ -145,6 +154,47 @@ class SparseFileWriter(FileWriter):
     @staticmethod
     def _is_zero(block: memoryview) -> bool:
         return block[0] == 0 and block.tobytes() == _ZEROS[: len(block)]
+
+
+class InThread(Stage):
+    """Hands on in a thread of its own, so that what comes before and what follows work at the same time."""
+
+    def __init__(self, following: Stage) -> None:
+        super().__init__(following)
+        self._into = following
+        self._chunks: queue.Queue[Optional[bytes]] = queue.Queue(_CHUNKS_BETWEEN)
+        self._error: Optional[BaseException] = None
+        self._handing_on = _in_thread(self._hand_on)
+
+    def write(self, data: Bytes) -> int:
+        if self._error:
+            raise self._error
+        self._chunks.put(bytes(data))
+        return len(data)
+
+    def close(self) -> None:
+        self._end()
+        if self._error:
+            raise self._error
+        super().close()
+
+    def abandon(self) -> None:
+        self._end()
+        super().abandon()
+
+    def _hand_on(self) -> None:
+        # To the end also after an error: else the one who puts would wait for room for ever.
+        for chunk in iter(self._chunks.get, None):
+            try:
+                if not self._error:
+                    self._into.write(chunk)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the stream is written or closed
+                self._error = error
+
+    def _end(self) -> None:
+        if not self._handing_on.done():
+            self._chunks.put(None)
+        concurrent.futures.wait([self._handing_on])
 
 
 class Program(Stage):

@@ -23,6 +23,7 @@ from ...errors import CorruptError, SourceError
 from ...paths import is_safe_relative
 from ...stream.stages import CHUNK, Stage
 from .. import tree
+from ..tree.members import checked_members, reading
 from . import segment
 
 _IDENTITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -200,6 +201,28 @@ class Contents:
     def __call__(self, identity: str) -> Optional[Mapping[str, memoryview]]:
         copied = self._copies.get(identity)
         return contents(self._descriptor, copied) if copied else None
+
+
+class Archive:
+    """The content of segments in a tar that anybody may have packed, by id; without one there are none.
+
+    Raises CorruptError when the tar does not bring what is told.
+    """
+
+    def __init__(self, descriptor: Optional[int], told: List[tree.Included]) -> None:
+        self._files: Dict[str, Dict[str, memoryview]] = {}
+        if descriptor is None:
+            return
+        whole = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        with os.fdopen(os.dup(descriptor), "rb") as file, reading():
+            for _unused, member, identity in checked_members(file, told):
+                files = self._files.setdefault(identity, {})
+                if member.isreg():
+                    content = whole[member.offset_data : member.offset_data + member.size]
+                    files[member.name[len(identity) + 1 :]] = content
+
+    def __call__(self, identity: str) -> Optional[Mapping[str, memoryview]]:
+        return self._files.get(identity)
 
 
 class Directories:

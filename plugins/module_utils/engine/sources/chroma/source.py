@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -17,9 +18,9 @@ from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
 from ...optional import optional_module
 from ...paths import is_safe_relative, overlap
-from ...processes import Child, Report
+from ...processes import NOBODY, Child, Report, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
-from ...repository.staging import Staging
+from ...repository.staging import Staging, WorkingDirectory
 from .. import tree, usage
 from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..sqlite import copies, snapshot
@@ -105,8 +106,8 @@ class ChromaSource(Source):
         retries = 0
         while True:
             try:
-                with staging.scratch() as scratch:
-                    return self._capture(staging, scratch, retries)
+                with staging.scratch() as scratch, staging.scratch() as archive:
+                    return self._capture(staging, scratch, archive.path, retries)
             except NotWhole as error:
                 retries += 1 + error.retries
                 if retries > self._options.retries:
@@ -134,16 +135,21 @@ class ChromaSource(Source):
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
         details = _details(origin)
-        if set(files) != {FILE_NAME, *(entry.path for entry in details.segments)}:
+        if set(files) != {FILE_NAME, *([_SEGMENTS] if details.segments else [])}:
             raise CorruptError("the files of the manifest are not those of its source")
-        child = Child(
-            lambda report: _check(files, details, report),
-            what="the process that reads it",
-            timeout=timeout,
-            failing=CorruptError,
-        )
-        with child:
-            child.result()
+        copied = copies.Copy(files[FILE_NAME])
+        with contextlib.ExitStack() as stack:
+            archive = stack.enter_context(lent_to_nobody(files[_SEGMENTS])) if details.segments else None
+            child = Child(
+                lambda report: _check(copied, archive, details, report),
+                what="the process that reads it",
+                timeout=timeout,
+                owner=NOBODY,
+                prepare=copied.open,
+                descriptors=[] if archive is None else [archive],
+                failing=CorruptError,
+            )
+            stack.enter_context(child).result()
         return origin
 
     @staticmethod
@@ -213,16 +219,18 @@ class ChromaSource(Source):
 
         return look
 
-    def _capture(self, staging: Staging, scratch: Path, retries: int) -> Capture:
+    def _capture(self, staging: Staging, scratch: WorkingDirectory, archive: Path, retries: int) -> Capture:
         """Raises NotWhole when it is worth to try it again from the start."""
         options = self._options
-        with self._whereabouts(snapshot.make(scratch, "container")) as whereabouts:
+        with self._whereabouts(archive) as whereabouts:
             path = self._path(whereabouts)
             if not whereabouts.place:
                 raise SourceError(f"{path} cannot be reached in container {options.container}")
             site = self._site(whereabouts.place, whereabouts)
-            copied, found = self._copy(site, scratch, 0 if whereabouts.is_still else options.retries)
-            brought = self._store(site, scratch, copied, staging)
+            with snapshot.files(scratch, site.owner) as files:
+                copied, found = self._copy(site, files, 0 if whereabouts.is_still else options.retries)
+                snapshot.store(files, FILE_NAME, site.status, staging)
+                brought = _store_segments(files, copied["segments"], site.status, staging)
             included, warnings = site.copy_included(options.included_below, staging, options.timeout)
             elsewhere, more = site.copy_elsewhere(
                 whereabouts.surroundings, options.included_elsewhere, staging, options.timeout
@@ -247,40 +255,30 @@ class ChromaSource(Source):
         told = whereabouts.warnings + self._loss(found) + warnings + more
         return Capture(origin, _engine(found.migrations), kind, told)
 
-    def _copy(self, site: Site, scratch: Path, retries: int) -> Tuple[Dict[str, Any], Found]:
-        """Copy into the scratch directory, and look at all of the copy."""
+    def _copy(self, site: Site, files: snapshot.Files, retries: int) -> Tuple[Dict[str, Any], Found]:
+        """Copy into the files, and look at all of the copy."""
         options = self._options
         limits = copying.Limits(options.lock_timeout, retries)
-        with snapshot.files(scratch) as files:
 
-            def copy(report: Report) -> Dict[str, Any]:
-                return copying.copy(report, site, files, limits, options.include_segments)
+        def copy(report: Report) -> Dict[str, Any]:
+            return copying.copy(report, site, files, limits, options.include_segments)
 
-            with site.child(copy, options.patience, keep=files) as child:
-                copied: Dict[str, Any] = child.result()
-            if "torn" in copied:
-                raise NotWhole(copied["torn"], retries)
-            data = snapshot.settled(scratch, site.shown, options.timeout)
-            copies_of = {entry["id"]: decode(SegmentCopy, entry) for entry in copied["segments"]}
+        with site.child(copy, options.patience, files.descriptors) as child:
+            copied: Dict[str, Any] = child.result()
+        if "torn" in copied:
+            raise NotWhole(copied["torn"], retries)
+        snapshot.settle(files, site.shown, options.timeout)
+        copies_of = {entry["id"]: decode(SegmentCopy, entry) for entry in copied["segments"]}
 
-            def examine(connection: Any, report: Report) -> Dict[str, Any]:
-                content = segments.Contents(files.segments, copies_of) if options.include_segments else None
-                return dataclasses.asdict(examination.examine(connection, content, report.alive))
+        def examine(connection: Any, report: Report) -> Dict[str, Any]:
+            content = segments.Contents(files.segments, copies_of) if options.include_segments else None
+            return dataclasses.asdict(examination.examine(connection, content, report.alive))
 
-            try:
-                found = snapshot.examined(data, examine, options.timeout, (files.segments,))
-            except CorruptError as error:
-                raise SourceError(f"{site.shown}: {error}") from error
+        try:
+            found = snapshot.asked(files, examine, options.timeout)
+        except CorruptError as error:
+            raise SourceError(f"{site.shown}: {error}") from error
         return {**copied, "segments": list(copies_of.values())}, decode(Found, found)
-
-    def _store(self, site: Site, scratch: Path, copied: Dict[str, Any], staging: Staging) -> List[tree.Included]:
-        snapshot.store(snapshot.data(scratch), FILE_NAME, site.status, staging)
-        if not copied["segments"]:
-            return []
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(open(snapshot.segments(scratch), "rb"))
-            stream = stack.enter_context(staging.store(_SEGMENTS, site.status, content="tar"))
-            return segments.write(stream, source, copied["segments"])
 
     def _loss(self, found: Found) -> List[str]:
         records = sum(collection.records for collection in found.collections)
@@ -291,10 +289,20 @@ class ChromaSource(Source):
         return [f"include_segments is false: a restore loses {lost}, while count and queries go on to look right"]
 
 
-def _check(files: Dict[str, Path], details: Details, report: Report) -> None:
-    with copies.opened(files[FILE_NAME], report) as connection:
+def _store_segments(
+    files: snapshot.Files, copied: List[SegmentCopy], status: os.stat_result, staging: Staging
+) -> List[tree.Included]:
+    if not copied:
+        return []
+    source = os.fdopen(os.dup(files.segments), "rb")
+    with source, staging.store(_SEGMENTS, status, content="tar") as stream:
+        return segments.write(stream, source, copied)
+
+
+def _check(copied: copies.Copy, archive: Optional[int], details: Details, report: Report) -> None:
+    with copied.connection(report) as connection:
         copies.check_integrity(connection)
-        content = segments.Directories(files) if details.include_segments else None
+        content = segments.Archive(archive, details.segments) if details.include_segments else None
         found = examination.examine(connection, content, report.alive)
     if found.collections != details.collections or found.migrations != details.migrations:
         raise CorruptError(f"{FILE_NAME}: its collections are not those that the manifest tells")

@@ -10,6 +10,7 @@ Source: struct MDB_meta and MDB_page in mdb.c of LMDB 0.9, 1.0 and their forks, 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 import stat
@@ -71,12 +72,17 @@ def read_metas(data: Path) -> List[Meta]:
     """
     descriptor = _open(data)
     try:
-        with naming(data):
-            head = _stable_head(descriptor)
-        # The size after the meta: data pages reach the file before the meta page that speaks of them.
-        size = os.fstat(descriptor).st_size
+        return metas_of(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def metas_of(descriptor: int, data: Path) -> List[Meta]:
+    """The same of an open file; data is its name for messages."""
+    with naming(data):
+        head = _stable_head(descriptor)
+    # The size after the meta: data pages reach the file before the meta page that speaks of them.
+    size = os.fstat(descriptor).st_size
     _refuse_others(data, head, size)
     metas = parse_metas(head)
     if not metas:
@@ -131,7 +137,8 @@ def _open(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+        reason = "it is a link; name the file that it leads to" if error.errno == errno.ELOOP else error.strerror
+        raise SourceError(f"{path} cannot be read: {reason}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SourceError(f"{path} is not a regular file")

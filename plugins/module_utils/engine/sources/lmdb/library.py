@@ -18,14 +18,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, cast
+from typing import IO, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar, cast
 
 from ...errors import CorruptError, SourceError
 from ...optional import optional_module
+from ...paths import anchored
 from ...processes import Report
-from .format import DESCRIPTION_SIZE, describes_database, read_metas
+from .format import DESCRIPTION_SIZE, Meta, describes_database, metas_of, read_metas
 
 lmdb = optional_module("lmdb")
+
+T = TypeVar("T")
 
 # More records than this in the main database are data of the application, not the names of databases: looking
 # through them all would hold the reader of a live environment for long.
@@ -81,12 +84,16 @@ def copy(report: Report, place: Place, compact: bool) -> Dict[str, Any]:
     return {}
 
 
-def read_all(report: Report, data: Path) -> List[Dict[str, Any]]:
-    """Read every record of every database of a copy; returns the databases.
+def read_all(report: Report, descriptor: int, name: str) -> List[Dict[str, Any]]:
+    """Read every record of every database of an open copy; returns the databases. name is for messages.
 
     Raises CorruptError. A damaged copy may crash the process instead.
     """
-    databases = _read_with_library(report, data) if lmdb else list(_read_with_program(report, data))
+    meta = metas_of(descriptor, Path(name))[0]
+    if lmdb:
+        databases = _read_with_library(report, descriptor, meta)
+    else:
+        databases = list(_read_with_program(report, descriptor, meta))
     return [dataclasses.asdict(database) for database in databases]
 
 
@@ -107,13 +114,16 @@ def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool
 
 
 def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
-    with _opened(Path(place.data), place.subdir, locked, _MOST_NAMED if compact else 0) as (environment, handles):
+    data = Path(place.data)
+    meta, most_named = read_metas(data)[0], _MOST_NAMED if compact else 0
+    opened = _opened(report, data, meta, subdir=place.subdir, locked=locked, most_named=most_named)
+    with opened as (environment, handles):
         if not compact:
             # The copy takes a transaction of its own, whose number stands in the copy itself.
             environment.copyfd(report.output, False)
             return {}
         with environment.begin(buffers=True) as transaction:
-            known = _describe(transaction, handles, Path(place.data))
+            known = _describe(report, transaction, handles, data)
             try:
                 environment.copyfd(report.output, True, transaction)
                 return known
@@ -130,12 +140,12 @@ def _free_dead_readers(place: Place) -> None:
         subprocess.run(["mdb_stat", "-rr", *path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
-def _describe(transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
+def _describe(report: Report, transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
     txnid = transaction.id()
     meta = next((meta for meta in read_metas(data) if meta.txnid == txnid), None)
     databases = None
     # Named databases may have come and gone since the handles were opened.
-    if handles is not None and {_text(name) for name in _names(transaction)} == set(handles) - {None}:
+    if handles is not None and {_text(name) for name in _names(report, transaction)} == set(handles) - {None}:
         databases = [{"name": name, "entries": transaction.stat(handle)["entries"]} for name, handle in handles.items()]
     return {"txnid": txnid, "fingerprint": meta.fingerprint if meta else None, "databases": databases}
 
@@ -152,9 +162,10 @@ def _explain(place: Place, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _opened(data: Path, subdir: bool, locked: bool, most_named: int) -> Iterator[Tuple[Any, _Handles]]:
+def _opened(
+    report: Report, data: Path, meta: Meta, *, subdir: bool, locked: bool, most_named: int
+) -> Iterator[Tuple[Any, _Handles]]:
     """The environment read-only, and handles of its databases unless the main one has more records than most_named."""
-    meta = read_metas(data)[0]
     arguments = {
         "path": str(data.parent if subdir else data),
         "subdir": subdir,
@@ -172,24 +183,32 @@ def _opened(data: Path, subdir: bool, locked: bool, most_named: int) -> Iterator
             yield environment, None
             return
         with environment.begin(buffers=True) as transaction:
-            names = _names(transaction)
+            names = _names(report, transaction)
     with lmdb.open(max_dbs=max(1, len(names)), **arguments) as environment:
-        yield environment, _open_all(environment, names)
+        yield environment, _open_all(report, environment, names)
 
 
-def _names(transaction: Any) -> List[bytes]:
+def _names(report: Report, transaction: Any) -> List[bytes]:
     """Keys of the main database whose values describe a database."""
     return [
         bytes(name)
-        for name, value in transaction.cursor()
+        for name, value in _alive(report, transaction.cursor())
         if len(value) == DESCRIPTION_SIZE and describes_database(bytes(value)) and b"\0" not in bytes(name)
     ]
 
 
-def _open_all(environment: Any, names: List[bytes]) -> Dict[Optional[str], Any]:
+def _alive(report: Report, items: Iterable[T]) -> Iterator[T]:
+    """The items; in between the parent is told that work goes on."""
+    for number, item in enumerate(items):
+        if number % _BATCH == 0:
+            report.alive()
+        yield item
+
+
+def _open_all(report: Report, environment: Any, names: List[bytes]) -> Dict[Optional[str], Any]:
     """Handles by name, the main one under None; records that only look like a description are passed over."""
     handles: Dict[Optional[str], Any] = {None: environment.open_db(None)}
-    for name in names:
+    for name in _alive(report, names):
         try:
             handles[_text(name)] = environment.open_db(name, create=False)
         except (lmdb.IncompatibleError, lmdb.NotFoundError):
@@ -201,9 +220,12 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", errors="backslashreplace")
 
 
-def _read_with_library(report: Report, data: Path) -> List[Database]:
+def _read_with_library(report: Report, descriptor: int, meta: Meta) -> List[Database]:
     try:
-        with _opened(data, False, False, sys.maxsize) as (environment, handles):
+        with _opened(report, anchored(descriptor), meta, subdir=False, locked=False, most_named=sys.maxsize) as (
+            environment,
+            handles,
+        ):
             return _read_databases(report, environment, handles or {})
     except lmdb.Error as error:
         raise CorruptError(f"does not open: {error}") from error
@@ -211,7 +233,10 @@ def _read_with_library(report: Report, data: Path) -> List[Database]:
 
 def _read_databases(report: Report, environment: Any, handles: Dict[Optional[str], Any]) -> List[Database]:
     with environment.begin() as transaction:
-        return [Database(name, _count_by_reading(report, transaction, handle)) for name, handle in handles.items()]
+        return [
+            Database(name, _count_by_reading(report, transaction, handle))
+            for name, handle in _alive(report, handles.items())
+        ]
 
 
 def _count_by_reading(report: Report, transaction: Any, handle: Any) -> int:
@@ -245,9 +270,9 @@ def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool
         raise SourceError(f"{os.path.join(os.getcwd(), place.data)} cannot be copied: {message}")
 
 
-def _started(command: List[str], output: int) -> subprocess.Popen[bytes]:
+def _started(command: List[str], output: int, descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """A program that, like this process, sees a broken pipe as an error and closes its environment."""
-    return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, restore_signals=False)
+    return subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, restore_signals=False, pass_fds=descriptors)
 
 
 @contextlib.contextmanager
@@ -259,25 +284,20 @@ def _without_lock(data: Path) -> Iterator[Path]:
         yield link
 
 
-def _read_with_program(report: Report, data: Path) -> Iterator[Database]:
-    told = read_metas(data)[0].main_entries
-    with _without_lock(data) as link:
-        yield from _read_linked(report, link, told)
+def _read_with_program(report: Report, descriptor: int, meta: Meta) -> Iterator[Database]:
+    with _without_lock(anchored(descriptor)) as link:
+        main = sum(count for _unused, count in _dump(report, link, descriptor, []))
+        if main != meta.main_entries:
+            raise CorruptError(f"the main database has {main} records where its header tells {meta.main_entries}")
+        yield Database(None, main)
+        if main:
+            for name, count in _dump(report, link, descriptor, ["-a"]):
+                yield Database(name, count)
 
 
-def _read_linked(report: Report, data: Path, told: int) -> Iterator[Database]:
-    main = sum(count for _unused, count in _dump(report, data, []))
-    if main != told:
-        raise CorruptError(f"the main database has {main} records where its header tells {told}")
-    yield Database(None, main)
-    if main:
-        for name, count in _dump(report, data, ["-a"]):
-            yield Database(name, count)
-
-
-def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str, int]]:
-    """Name and number of records of each database that mdb_dump reads."""
-    with _started(["mdb_dump", *options, "-n", str(data)], subprocess.PIPE) as process:
+def _dump(report: Report, data: Path, descriptor: int, options: List[str]) -> Iterator[Tuple[str, int]]:
+    """Name and number of records of each database that mdb_dump reads, through the descriptor that it inherits."""
+    with _started(["mdb_dump", *options, "-n", str(data)], subprocess.PIPE, [descriptor]) as process:
         output, errors = cast(IO[bytes], process.stdout), cast(IO[bytes], process.stderr)
         name, lines = "", 0
         for line in output:
@@ -288,6 +308,7 @@ def _dump(report: Report, data: Path, options: List[str]) -> Iterator[Tuple[str,
             elif line.startswith(b"database="):
                 name = line[len("database=") : -1].decode("utf-8", errors="backslashreplace")
             elif line == b"DATA=END\n":
+                report.alive()
                 yield name, lines // 2
                 name, lines = "", 0
         message = errors.read().decode(errors="replace").strip()

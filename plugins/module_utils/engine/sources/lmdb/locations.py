@@ -18,6 +18,7 @@ from .library import Place
 
 _DATA = "data.mdb"
 _LOCK = "lock.mdb"
+_MOST_WARNINGS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Location:
 
 @dataclasses.dataclass(frozen=True)
 class Locations:
-    """What a path names. root is the directory that stored paths are relative to."""
+    """What a path names. Stored paths are relative to root; warnings tell what was passed over."""
 
     root: Path
     is_single_file: bool
     environments: List[Location]
+    warnings: List[str] = dataclasses.field(default_factory=list)
 
 
 def lock_path(data_path: str, is_single_file: bool) -> str:
@@ -74,14 +76,55 @@ def locate(path: Path) -> Locations:
 
 
 def _below(root: Path) -> Locations:
-    found = []
-    for directory, names, files in os.walk(root, onerror=_raise):
-        names[:] = sorted(name for name in names if not name.startswith("."))
+    search = _Search(root)
+    for directory, names, files in os.walk(root, onerror=search.failed):
+        search.pass_over(Path(directory), names)
+        names.sort()
         if _DATA in files:
-            found.append(_in_directory(root, Path(directory)))
-    if not found:
-        raise SourceError(f"there is no LMDB environment in {root}: neither it nor a directory below it has a {_DATA}")
-    return Locations(root, False, found)
+            search.found.append(_in_directory(root, Path(directory)))
+    if not search.found:
+        reason = f"there is no LMDB environment in {root}: neither it nor a directory below it has a {_DATA}"
+        raise SourceError("; ".join([reason, *search.warnings()]))
+    return Locations(root, False, search.found, search.warnings())
+
+
+class _Search:
+    """What was found below a root, and what was passed over: in hidden directories, behind links, or unreadable."""
+
+    def __init__(self, root: Path) -> None:
+        self.found: List[Location] = []
+        self._root = root
+        self._passed_over: List[str] = []
+
+    def pass_over(self, directory: Path, names: List[str]) -> None:
+        """Take the names that are not searched out of a directory's; note what is there."""
+        for name in list(names):
+            path = directory / name
+            if path.is_symlink():
+                names.remove(name)
+                self._look(path, "it is behind a link")
+            elif name.startswith("."):
+                names.remove(name)
+                for hidden, _names, _files in os.walk(path):
+                    self._look(Path(hidden), "it is in a hidden directory")
+
+    def failed(self, error: OSError) -> None:
+        """A directory that cannot be read: told unless it is gone; without the root there is nothing to search."""
+        path = Path(os.fsdecode(error.filename))
+        if path == self._root:
+            raise SourceError(f"{path} cannot be searched for LMDB environments: {error.strerror}") from error
+        if not isinstance(error, FileNotFoundError):
+            self._passed_over.append(f"{path} was not searched for environments: {error.strerror}")
+
+    def warnings(self) -> List[str]:
+        """Not more than somebody would read."""
+        hidden = len(self._passed_over) - _MOST_WARNINGS
+        more = [f"{hidden} more places were passed over for such reasons"] if hidden > 0 else []
+        return self._passed_over[:_MOST_WARNINGS] + more
+
+    def _look(self, directory: Path, reason: str) -> None:
+        if (directory / _DATA).is_file():
+            self._passed_over.append(f"the environment in {directory} was passed over: {reason}")
 
 
 def _in_directory(root: Path, directory: Path) -> Location:
@@ -89,7 +132,3 @@ def _in_directory(root: Path, directory: Path) -> Location:
     if not is_safe_relative(path):
         raise SourceError(f"{str(directory)!r} has a name that cannot be written in a manifest; rename the directory")
     return Location(directory, Place(_DATA, _LOCK, subdir=True), path)
-
-
-def _raise(error: OSError) -> None:
-    raise SourceError(f"{error.filename} cannot be searched for LMDB environments: {error.strerror}") from error

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
 from ...paths import is_safe_relative, overlap
-from ...processes import Child, Owner
+from ...processes import DEFAULT_TIMEOUT, NOBODY, Child, Owner, check_timeout, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
@@ -28,7 +28,6 @@ from .locations import Location, Locations, locate, lock_path
 
 _ENGINE = Named("lmdb", "0.9")
 _HEAD = 1 << 17
-_LONGEST_TIMEOUT = 86400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class LmdbOptions:
     method: str = "auto"
     compact: bool = False
     include: List[str] = dataclasses.field(default_factory=list)
-    timeout: int = 60
+    timeout: int = DEFAULT_TIMEOUT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +71,7 @@ class LmdbSource(Source):
     def __init__(self, options: LmdbOptions) -> None:
         if options.method not in ("auto", "hot"):
             raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto or hot")
-        if not 1 <= options.timeout <= _LONGEST_TIMEOUT:
-            raise UsageError(f"timeout {options.timeout} is out of range; give 1 to {_LONGEST_TIMEOUT} seconds")
+        check_timeout(options.timeout)
         self._options = options
         self._path = Path(options.path)
 
@@ -102,7 +100,7 @@ class LmdbSource(Source):
         details = Details(environments, included, locations.is_single_file)
         size = sum(record.size for record in staging.records)
         kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
-        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, warnings)
+        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, [*locations.warnings, *warnings])
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -250,17 +248,20 @@ def _environment(
 
 
 def _read_copy(data: Path, name: str, timeout: float) -> List[Database]:
-    child = Child(
-        lambda report: library.read_all(report, data),
-        what="the process that reads it",
-        timeout=timeout,
-        failing=CorruptError,
-    )
-    with child:
-        try:
-            found = child.result()
-        except CorruptError as error:
-            raise CorruptError(f"{name}: {error}") from error
+    with lent_to_nobody(data) as descriptor:
+        child = Child(
+            lambda report: library.read_all(report, descriptor, name),
+            what="the process that reads it",
+            timeout=timeout,
+            owner=NOBODY,
+            descriptors=[descriptor],
+            failing=CorruptError,
+        )
+        with child:
+            try:
+                found = child.result()
+            except CorruptError as error:
+                raise CorruptError(f"{name}: {error}") from error
     return [Database(**entry) for entry in found]
 
 

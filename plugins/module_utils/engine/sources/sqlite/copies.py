@@ -28,22 +28,35 @@ def merge_wal(path: Path) -> None:
 
     Raises CorruptError.
     """
-    with _connected(path, "mode=rw") as connection:
+    with _faults(), contextlib.closing(_connect(path, "mode=rw")) as connection:
+        _restrict(connection)
         connection.execute("PRAGMA synchronous = OFF")
         busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy or os.path.lexists(str(path) + "-wal"):
         raise CorruptError("its WAL could not be merged")
 
 
-@contextlib.contextmanager
-def opened(path: Path, report: Report) -> Iterator[Any]:
-    """A connection to a copy that nobody else uses; leaves no file beside it. Long work gives signs of life.
+class Copy:
+    """A copy that nobody else uses; no file is made beside it."""
 
-    Raises CorruptError for whatever SQLite finds wrong.
-    """
-    with _connected(path, "mode=ro&immutable=1") as connection:
-        connection.set_progress_handler(report.alive, _STEPS)
-        yield connection
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: Any = None
+
+    def open(self) -> None:
+        """Open it, which looks at none of its content: to be done before a child gives up the rights to."""
+        self._opened = _connect(self._path, "mode=ro&immutable=1")
+
+    @contextlib.contextmanager
+    def connection(self, report: Report) -> Iterator[Any]:
+        """A connection, once it is open. Long work gives signs of life.
+
+        Raises CorruptError for whatever SQLite finds wrong.
+        """
+        with _faults(), contextlib.closing(self._opened) as connection:
+            _restrict(connection)
+            connection.set_progress_handler(report.alive, _STEPS)
+            yield connection
 
 
 def check_integrity(connection: Any) -> None:
@@ -72,14 +85,21 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-@contextlib.contextmanager
-def _connected(path: Path, mode: str) -> Iterator[Any]:
+def _connect(path: Path, mode: str) -> Any:
     name = urllib.parse.quote(os.fsencode(path))
+    with _faults():
+        return sqlite3.connect(f"file:{name}?{mode}", uri=True, isolation_level=None)
+
+
+def _restrict(connection: Any) -> None:
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA trusted_schema = OFF")
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{name}?{mode}", uri=True, isolation_level=None)) as connection:
-            connection.execute("PRAGMA temp_store = MEMORY")
-            connection.execute("PRAGMA trusted_schema = OFF")
-            yield connection
+        yield
     except sqlite3.Error as error:
         raise CorruptError(f"SQLite cannot read it: {error}") from error
     except (UnicodeError, OverflowError) as error:

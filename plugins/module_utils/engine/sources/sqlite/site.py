@@ -44,10 +44,14 @@ class Site:
             numbers, nanoseconds = child.result()
         return cls(place, name, shown, os.stat_result(numbers, {"st_mtime_ns": nanoseconds}))
 
-    def child(self, function: Callable[[Report], Any], timeout: float, keep: Iterable[int] = ()) -> Child:
+    @property
+    def owner(self) -> Owner:
+        """The owner of the data."""
+        return Owner.of(self.status)
+
+    def child(self, function: Callable[[Report], Any], timeout: float, descriptors: Iterable[int] = ()) -> Child:
         """A process with the rights of the owner of the data."""
-        owner = Owner.of(self.status)
-        return _child(self.place, function, self.shown, timeout, owner=owner, keep=tuple(keep))
+        return _child(self.place, function, self.shown, timeout, owner=self.owner, descriptors=tuple(descriptors))
 
     def scan_included(self, paths: List[str], timeout: float) -> List[tree.Included]:
         """Look at what include names.
@@ -116,7 +120,7 @@ def _child(
     timeout: float,
     *,
     owner: Optional[Owner] = None,
-    keep: Tuple[int, ...] = (),
+    descriptors: Tuple[int, ...] = (),
 ) -> Child:
     return Child(
         function,
@@ -127,7 +131,7 @@ def _child(
         directory=place.directory,
         # So the owner of the data need not be able to pass the directories above it.
         confined=True,
-        keep=keep,
+        descriptors=descriptors,
     )
 
 

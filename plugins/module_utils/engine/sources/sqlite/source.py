@@ -17,13 +17,13 @@ from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
 from ...optional import optional_module
 from ...paths import is_safe_relative, overlap
-from ...processes import Child, Report
+from ...processes import NOBODY, Child, Report, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
-from ...repository.staging import Staging
+from ...repository.staging import Staging, WorkingDirectory
 from .. import tree, usage
 from ..base import Capture, Inspection, Restoration, Source, Tree
 from . import copies, snapshot
-from .format import open_data, read_header
+from .format import read_header
 from .live import LiveDatabase
 from .options import DatabaseOptions, Whereabouts
 from .site import BESIDE, ELSEWHERE_PATH, Site
@@ -92,7 +92,8 @@ class SqliteSource(Source):
         _require_library()
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(staging.scratch())
-            whereabouts = stack.enter_context(self._whereabouts(snapshot.make(scratch, "container")))
+            archive = stack.enter_context(staging.scratch())
+            whereabouts = stack.enter_context(self._whereabouts(archive.path))
             if not whereabouts.place:
                 raise SourceError(f"{self._path} cannot be reached in container {self._options.container}")
             site = self._site(whereabouts.place, whereabouts)
@@ -137,17 +138,22 @@ class SqliteSource(Source):
         details = _details(origin)
         if list(files) != [details.file]:
             raise CorruptError("the files of the manifest are not those of its source")
-        child = Child(
-            lambda report: _examine(files[details.file], details, report),
-            what="the process that reads it",
-            timeout=timeout,
-            failing=CorruptError,
-        )
-        with child:
-            try:
-                child.result()
-            except CorruptError as error:
-                raise CorruptError(f"{details.file}: {error}") from error
+        copied = copies.Copy(files[details.file])
+        with lent_to_nobody(files[details.file]) as descriptor:
+            child = Child(
+                lambda report: _examine(descriptor, copied, details, report),
+                what="the process that reads it",
+                timeout=timeout,
+                owner=NOBODY,
+                prepare=copied.open,
+                descriptors=[descriptor],
+                failing=CorruptError,
+            )
+            with child:
+                try:
+                    child.result()
+                except CorruptError as error:
+                    raise CorruptError(f"{details.file}: {error}") from error
         return origin
 
     @staticmethod
@@ -190,8 +196,10 @@ class SqliteSource(Source):
         shown = whereabouts.shown(str(self._path.parent), self._path.name)
         return Site.look(place, self._path.name, shown, self._options.timeout)
 
-    def _copy(self, site: Site, scratch: Path, staging: Staging) -> Tuple[Dict[str, Any], Optional[Dict[str, int]]]:
-        with snapshot.files(scratch) as files:
+    def _copy(
+        self, site: Site, scratch: WorkingDirectory, staging: Staging
+    ) -> Tuple[Dict[str, Any], Optional[Dict[str, int]]]:
+        with snapshot.files(scratch, site.owner) as files:
 
             def copy(report: Report) -> Dict[str, Any]:
                 live = LiveDatabase(site.name, site.shown, report)
@@ -203,11 +211,11 @@ class SqliteSource(Source):
                 found["details"]["lock_ms"] = live.lock_ms
                 return found
 
-            with site.child(copy, self._options.patience, keep=files) as child:
+            with site.child(copy, self._options.patience, files.descriptors) as child:
                 found = child.result()
-        data = snapshot.settled(scratch, site.shown, self._options.timeout)
-        rows = snapshot.examined(data, _count_rows, self._options.timeout) if self._options.row_counts else None
-        snapshot.store(data, site.name, site.status, staging)
+            snapshot.settle(files, site.shown, self._options.timeout)
+            rows = snapshot.asked(files, _count_rows, self._options.timeout) if self._options.row_counts else None
+            snapshot.store(files, site.name, site.status, staging)
         return found, rows
 
     def _origin(self, details: Details, position: Dict[str, Any], size: int) -> Origin:
@@ -237,15 +245,15 @@ def _found(live: LiveDatabase, name: str) -> Dict[str, Any]:
     }
 
 
-def _examine(path: Path, details: Details, report: Report) -> None:
+def _examine(descriptor: int, copied: copies.Copy, details: Details, report: Report) -> None:
     try:
-        header = read_header(open_data(str(path), "it"), "it")
+        header = read_header(descriptor, "it")
     except SourceError as error:
         raise CorruptError(str(error)) from error
     found = (header.page_size, header.journal_mode)
     if found != (details.page_size, details.journal_mode):
         raise CorruptError(f"it is not the database that the manifest describes: it has {found}")
-    with copies.opened(path, report) as connection:
+    with copied.connection(report) as connection:
         copies.check_integrity(connection)
         if details.rows is not None:
             counted = copies.count_rows(connection)

@@ -1,0 +1,121 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commands about which backups stay: prune, protect, unprotect."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from typing import Any, List, Optional, Tuple
+
+from .. import jobs
+from ..errors import UsageError
+from ..operations.protect import set_protection
+from ..operations.prune import Plan, prune_jobs
+from ..operations.simulate import simulate
+from ..repository.repository import JobDirectory
+from ..repository.retention import Decision, Policy, zone_of
+from ..timeline import ASCII, UNICODE, timeline
+from .common import Told, repository_of, warning_lines
+
+_Target = Tuple[JobDirectory, Policy]
+
+
+def add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each part of a retention policy."""
+    group = parser.add_argument_group("what to keep", "instead of what the job's file says")
+    for field in dataclasses.fields(Policy):
+        kind = {"int": int, "float": float}.get(str(field.type), str)
+        metavar = {"keep_days": "DAYS", "timezone": "ZONE"}.get(field.name, "N" if kind is int else "DURATION")
+        group.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=metavar)
+
+
+def prune(options: argparse.Namespace) -> Told:
+    """Remove, or with dry_run or simulate only tell of, the backups that the policies do not keep."""
+    targets = _targets(options)
+    if options.simulate is not None:
+        plans = [simulate(target, policy, options.simulate, options.every) for target, policy in targets]
+    else:
+        plans = prune_jobs(targets, options.dry_run)
+    only_told = options.dry_run or options.simulate is not None
+    lines: List[str] = []
+    for made, (_unused, policy) in zip(plans, targets):
+        lines += [*warning_lines(made.warnings), *_sentences(made, only_told)]
+        if only_told and made.decisions and sys.stdout.isatty():
+            lines += ["", _picture(made, policy), ""]
+    keep = [entry for made in plans for entry in made.to_json()["keep"]]
+    remove = [entry for made in plans for entry in made.to_json()["remove"]]
+    warnings = [warning for made in plans for warning in made.warnings]
+    changed = bool(remove) and not only_told
+    told = {"changed": changed, "keep": keep, "remove": remove, "warnings": warnings}
+    return Told(told, "\n".join(lines) or "no job has a policy that says what to keep")
+
+
+def protect(options: argparse.Namespace) -> Told:
+    """Protect a backup from being pruned."""
+    return _protection(options, wanted=True, reason=options.reason)
+
+
+def unprotect(options: argparse.Namespace) -> Told:
+    """Leave a backup to the policy again."""
+    return _protection(options, wanted=False, reason=None)
+
+
+def policy_of(options: argparse.Namespace, name: str) -> Optional[Policy]:
+    """The policy of the job's file; None without a file, or without a rule in it."""
+    if name not in jobs.names(options.jobs_directory):
+        return None
+    retention = jobs.load(options.jobs_directory, name).retention
+    return None if retention.is_empty() else retention
+
+
+def _protection(options: argparse.Namespace, wanted: bool, reason: Optional[str]) -> Told:
+    result = set_protection(repository_of(options).job(options.job), options.id, wanted=wanted, reason=reason)
+    word = "protected" if wanted else "not protected"
+    return Told(result.to_json(), f"{options.job}: {options.id} is {'now' if result.changed else 'already'} {word}")
+
+
+def _targets(options: argparse.Namespace) -> List[_Target]:
+    given = _given_policy(options)
+    if options.job:
+        policy = given or policy_of(options, options.job)
+        if policy is None:
+            raise UsageError(f"no policy says what to keep of job {options.job}; give one, such as --keep-daily 7")
+        return [(repository_of(options).job(options.job), policy)]
+    if given:
+        return [(directory, given) for directory in repository_of(options).jobs()]
+    targets = []
+    for name in jobs.names(options.jobs_directory):
+        job = jobs.load(options.jobs_directory, name, options.repository)
+        if not job.retention.is_empty():
+            targets.append((job.directory, job.retention))
+    return targets
+
+
+def _given_policy(options: argparse.Namespace) -> Optional[Policy]:
+    names = [field.name for field in dataclasses.fields(Policy)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return Policy(**given) if given else None
+
+
+def _sentences(made: Plan, only_told: bool) -> List[str]:
+    lines = [_sentence(made.job, decision, only_told) for decision in made.decisions]
+    verb = "would be removed" if only_told else "removed"
+    return [*lines, f"{made.job}: {len(made.keep)} kept, {len(made.remove)} {verb}"]
+
+
+def _sentence(job: str, decision: Decision, only_told: bool) -> str:
+    verb = "stays" if decision.keep else "goes" if only_told else "is removed"
+    return f"{job}: {decision.id} {verb}: {'; '.join(decision.reasons)}"
+
+
+def _picture(made: Plan, policy: Policy) -> str:
+    zone: Any = zone_of(policy.timezone)
+    signs = UNICODE if (sys.stdout.encoding or "").lower().startswith("utf") else ASCII
+    return timeline(
+        [(one.time.astimezone(zone), one.keep) for one in made.decisions], signs, colored="NO_COLOR" not in os.environ
+    )

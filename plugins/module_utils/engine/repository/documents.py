@@ -1,0 +1,49 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""JSON documents beside the backups: replaced as a whole, read without trust in what lies there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..paths import anchored, create, hand_over
+
+
+def read(path: Path) -> Any:
+    """The content of a document.
+
+    Raises OSError when it cannot be read, ValueError or RecursionError when it is not JSON.
+    """
+    # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return json.loads(file.read())
+
+
+def replace(directory: int, name: str, value: Any, *, durable: bool = True) -> None:
+    """Write a document into an open directory, in the place of an older one. The caller is alone in doing so."""
+    # One name is enough then, and a killed run may have left it.
+    aside = anchored(directory, f".{name.lstrip('.')}.new")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    try:
+        descriptor = create(aside)
+        with os.fdopen(descriptor, "wb") as file:
+            hand_over(descriptor, directory)
+            file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+        aside.replace(anchored(directory, name))
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    if durable:
+        os.fsync(directory)
