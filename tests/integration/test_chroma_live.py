@@ -27,6 +27,7 @@ VERSIONS = CHECKOUT / "tests/fixtures/chroma_versions"
 BACKUPS, KILLS, NAIVE_COPIES = 30, 5, 2
 BY_CP, BY_SQLITE = "cp {0} {1}", "sqlite3 -cmd '.timeout 60000' {0} '.backup {1}'"
 JOB = "vectors"
+COLLECTIONS = "/tenants/default_tenant/databases/default_database/collections"
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +185,32 @@ class TestCopiesAsPeopleMakeThem:
                 judgements.append(busy.judge(tmp_path / f"copy-{number}", after, time.time_ns()))
         print(*(judgement.sentence for judgement in judgements), sep="\n")
         assert not all(judgement.good for judgement in judgements)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation", "complaint"),
+    [
+        (None, 0, ""),
+        ("delete", 0, "1 of 199 records are not as after any operation"),
+        ("add", 1, "1 of 201 records are not as after any operation"),
+        ("upsert", 2, "1 of 200 records are not as after any operation"),
+        ("embedding", 0, "the embedding of r0000007 is not that of operation 1"),
+    ],
+)
+def test_the_judge_sees_a_single_difference(busy: Busy, kind: str | None, operation: int, complaint: str) -> None:
+    with application.Server(busy.directory, busy.chroma) as server:
+        application.seed(server.url, busy.ledger, records=100, sync_threshold=20)
+        notes = application.COLLECTIONS[0]
+        with closing(application.Client(server.url)) as client:
+            place = client.find(notes)
+            if kind == "embedding":
+                change = {"ids": ["r0000007"], "embeddings": [[1.5] * notes.dimension]}
+                client.call("POST", f"{COLLECTIONS}/{place}/update", change)
+            elif kind:
+                client.write(notes, place, kind, ["another" if kind == "add" else "r0000007"], operation)
+    judgement = busy.judge(busy.directory, time.time_ns(), time.time_ns())
+    assert judgement.good == (not kind)
+    assert complaint in judgement.sentence
 
 
 @pytest.mark.parametrize("version", ["0.4.24", "0.5.23", "1.5.9"])
