@@ -78,7 +78,8 @@ class Containers:
         }
         volumes = [*settings.pop("volumes", []), *(bind.split(":")[1] for bind in settings.get("binds", []))]
         host = self.client.create_host_config(**settings)
-        made = self.client.create_container(image, command, volumes=volumes, host_config=host, **names)["Id"]
+        common = {"volumes": volumes, "host_config": host, "stop_signal": "SIGTERM"}
+        made = self.client.create_container(image, command, **common, **names)["Id"]
         self.made.append(made)
         self.client.start(made)
         if ready:

@@ -163,7 +163,7 @@ class Daemon:
         """A network from which packets find no way out of this host."""
         options = {"com.docker.network.bridge.enable_ip_masquerade": "false"}
         with self._errors():
-            self._client.create_network(name, driver="bridge", options=options, check_duplicate=True)
+            self._client.create_network(name, driver="bridge", options=options)
 
     def remove_network(self, name: str) -> None:
         """Remove a network that this process has made."""

@@ -65,9 +65,11 @@ def drill(
 
 def _hold(directory: JobDirectory, backup: PublishedBackup, tools: Tools, progress: Progress) -> Drilled:
     with directory.scratch() as scratch:
-        request = restore.Request(
-            destination=scratch.path / "restored", owner=str(os.geteuid()), group=str(os.getegid())
-        )
+        # The scratch directory itself is held, and a single file is restored beside others.
+        place = scratch.path / "drill"
+        place.mkdir(0o700)
+        owner, group = str(os.geteuid()), str(os.getegid())
+        request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
         restored = restore.restore(directory, backup.id, request, progress=progress)
         work_goes_on()
         manifest = backup.manifest()
