@@ -156,9 +156,8 @@ def report(contestants: list[Contestant]) -> None:
 def limit(contestant: Contestant) -> bool:
     """Print whether a limit held, and return it."""
     held = contestant.median <= LIMIT
-    print(
-        f"  processor time of {contestant.name:<30}{contestant.median:>8.2f} s  at most {LIMIT:g} s  {'held' if held else 'MISSED'}"
-    )
+    told = "held" if held else "MISSED"
+    print(f"  processor time of {contestant.name:<30}{contestant.median:>8.2f} s  at most {LIMIT:g} s  {told}")
     return held
 
 

@@ -22,6 +22,7 @@ class Told:
 
     json: Any
     text: str
+    exit_code: int = 0
     failure: Optional[str] = None
 
 
