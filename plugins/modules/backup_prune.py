@@ -67,7 +67,9 @@ keep:
       type: str
       sample: 20261121T013000Z
     standing:
-      description: V(good), V(unverified) or V(damaged).
+      description:
+        - V(good), V(unverified) or V(damaged).
+        - A backup that may be torn, as an adopted copy of a running database, is never better than V(unverified).
       type: str
       sample: good
     reasons:
@@ -110,6 +112,8 @@ def main() -> None:
 
     def work() -> Dict[str, Any]:
         policy = Policy(**{name: module.params[name] for name in RETENTION_ARGUMENTS})
+        # Also where there is no job yet to try it on.
+        policy.check_rules()
         repository, name = repository_at(module.params["repository"]), module.params["name"]
         directories = [repository.job(name)] if name else repository.jobs()
         plans = prune_jobs([(directory, policy) for directory in directories], predict=module.check_mode)

@@ -73,7 +73,7 @@ def stored(command: Command, job: str) -> dict[str, Any]:
 
 def leftovers(command: Command, job: str = "kg") -> list[str]:
     directory = command.repository / job
-    expected = {".lock", "state.json", *command.backups(job)}
+    expected = {".lock", "state.json", ".catalogue.json", *command.backups(job)}
     return (
         sorted(entry.name for entry in directory.iterdir() if entry.name not in expected) if directory.exists() else []
     )

@@ -92,7 +92,7 @@ class Scene:
             shutil.rmtree(self.directory / new)
 
     def leftovers(self) -> list[str]:
-        expected = {".lock", "state.json", *self.command.backups("kg")}
+        expected = {".lock", "state.json", ".catalogue.json", *self.command.backups("kg")}
         return sorted(entry.name for entry in self.directory.iterdir() if entry.name not in expected)
 
     def is_good(self, backup: str) -> bool:

@@ -176,6 +176,16 @@ def test_another_directory_in_place_of_a_new_one_is_noticed(tmp_path: Path, monk
         make_directory(tmp_path / "new")
 
 
+def test_a_directory_that_cannot_be_opened_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int) -> list[str]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        make_directory(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 class TestRepositoryOfAUser:
     @pytest.fixture
     def repository(self, tmp_path: Path) -> Path:

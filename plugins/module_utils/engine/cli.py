@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import backups, listing, retention, trials
+from .commands import adoption, backups, listing, retention, trials
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
@@ -27,13 +27,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
     end_work_on_signals()
     options = _parser().parse_args(arguments)
     try:
-        told: Told = options.command(options)
+        told = options.command(options)
         say(json.dumps(told.json, indent=2) if options.json else told.text)
-        return told.exit_code
+        if told.failure:
+            sys.stderr.write(f"dbbackup: {told.failure}\n")
+            return BackupError.exit_code
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
         return _failed(options, sentence(error), BackupError.exit_code)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
     _drill_options(add_for_job("drill", trials.drill, "restore a backup aside and open it with the real engine"))
     _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
+    _adopt_options(add("adopt", adoption.adopt, "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
     protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
     protect.add_argument("--id", required=True)
@@ -103,6 +107,13 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     _docker_host(parser)
     parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     _timeout(parser)
+    _dry_run(parser)
+
+
+def _adopt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIRECTORY", type=Path)
+    parser.add_argument("--pattern", required=True, help="which files directly in it, as 'datahike-*.edn'")
+    parser.add_argument("--job", metavar="JOB", help="default: what the pattern begins with, before '-' or a wildcard")
     _dry_run(parser)
 
 

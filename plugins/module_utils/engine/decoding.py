@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import functools
 import typing
-from typing import Any, Dict, List, Type, TypeVar, Union
+from typing import Any, Dict, List, NamedTuple, Tuple, Type, TypeVar, Union
 
 T = TypeVar("T")
 
@@ -36,29 +36,50 @@ def decode(wanted: Type[T], value: Any, place: str = "") -> T:
     """
     if not isinstance(value, dict):
         raise DecodingError(_fault(place, f"must be an object, is {_json_name(value)}"))
-    fields = {field.name: field for field in dataclasses.fields(wanted)}  # type: ignore[arg-type]
+    fields = _fields(wanted)  # type: ignore[arg-type]
     for key in value:
         if key not in fields:
             raise DecodingError(_fault(_join(place, str(key)), f"is not known{did_you_mean(str(key), list(fields))}"))
-    hints = _hints(wanted)  # type: ignore[arg-type]
     arguments = {}
     for name, field in fields.items():
         if name in value:
-            arguments[name] = _decode_value(hints[name], value[name], _join(place, name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            entry = value[name]
+            is_plain = type(entry) in field.plain
+            arguments[name] = entry if is_plain else _decode_value(field.wanted, entry, _join(place, name))
+        elif field.is_required:
             raise DecodingError(_fault(_join(place, name), "is missing"))
     return wanted(**arguments)
 
 
+class _Field(NamedTuple):
+    """What a field may hold. A value that is exactly of one of the plain types needs no closer look."""
+
+    wanted: Any
+    plain: Tuple[Any, ...]
+    is_required: bool
+
+
 @functools.lru_cache(maxsize=None)
-def _hints(wanted: Type[Any]) -> Dict[str, Any]:
+def _fields(wanted: Any) -> Dict[str, _Field]:
     """Finding them out takes longer than all the rest, and is the same for each of thousands of values."""
-    return typing.get_type_hints(wanted)
+    hints = typing.get_type_hints(wanted)
+    fields = {}
+    for field in dataclasses.fields(wanted):
+        hint = hints[field.name]
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Union else (hint,)
+        plain = tuple(choice for choice in choices if choice in (str, int, bool, float, type(None)))
+        is_required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        fields[field.name] = _Field(hint, plain, is_required)
+    return fields
 
 
 def encode(value: Any) -> Any:
-    """The JSON form of a data class, the reverse of decode."""
-    return dataclasses.asdict(value)
+    """The JSON form of a data class, the reverse of decode. Like dataclasses.asdict, but copies no single values."""
+    if dataclasses.is_dataclass(value):
+        return {name: encode(getattr(value, name)) for name in _fields(type(value))}  # type: ignore[arg-type]
+    if isinstance(value, dict):
+        return {key: encode(entry) for key, entry in value.items()}
+    return [encode(entry) for entry in value] if isinstance(value, list) else value
 
 
 def did_you_mean(word: str, known: List[str]) -> str:
@@ -68,7 +89,7 @@ def did_you_mean(word: str, known: List[str]) -> str:
 
 
 def _decode_value(wanted: Any, value: Any, place: str) -> Any:
-    if wanted is Any:
+    if wanted is Any or type(value) is wanted:
         return value
     origin = typing.get_origin(wanted)
     if origin is Union:

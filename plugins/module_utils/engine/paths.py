@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Sequence, Tuple
 
 from .errors import DESCRIPTORS, BackupError, CorruptError, UsageError, naming
 
@@ -95,9 +95,16 @@ def opened_inside(root: Path, path: str) -> Iterator[int]:
     """A file below a directory, for reading; the way there may lead through no link. Raises OSError."""
     top = open_directory(root)
     try:
-        descriptor = open_relative(top, path.split("/"), os.O_RDONLY | os.O_NONBLOCK)
+        with opened(top, path) as descriptor:
+            yield descriptor
     finally:
         os.close(top)
+
+
+@contextlib.contextmanager
+def opened(directory: int, path: str) -> Iterator[int]:
+    """The same below a directory that is open already."""
+    descriptor = open_relative(directory, path.split("/"), os.O_RDONLY | os.O_NONBLOCK)
     try:
         yield descriptor
     finally:
@@ -120,11 +127,19 @@ def make_directory(path: Path) -> int:
     Raises OSError, or BackupError when the owner of the directory above put something else in its place.
     """
     os.mkdir(path, 0o700)
-    descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077 or os.listdir(descriptor):
-        os.close(descriptor)
-        raise BackupError(f"{path.name} was replaced while it was made; somebody else is at work in its directory")
+    try:
+        descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid() or status.st_mode & 0o077 or os.listdir(descriptor):
+                raise BackupError(f"{path.name} was replaced while it was made; somebody else is at work beside it")
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+        raise
     return descriptor
 
 
@@ -136,6 +151,19 @@ def opened_directory(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def walk_up(top: int) -> Iterator[Tuple[int, List[str]]]:
+    """Every directory below an open one, those above after those below, itself last: open, and the files in it.
+
+    Raises OSError when one cannot be read.
+    """
+    for _path, _names, files, directory in os.fwalk(".", topdown=False, onerror=_raise, dir_fd=top):
+        yield directory, files
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def fsync_directory(path: Path) -> None:

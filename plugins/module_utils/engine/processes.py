@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Type
 
-from .errors import BackupError, SourceError, UsageError, sentence
+from .errors import BackupError, SourceError, UsageError, naming, sentence
 from .stream.stages import CHUNK, write_all
 
 # Seconds of silence.
@@ -67,17 +67,27 @@ def lent_to_nobody(path: Path) -> Iterator[int]:
         status = os.fstat(descriptor)
         if (status.st_uid, status.st_nlink) != (os.geteuid(), 1) or status.st_mode & 0o077:
             raise BackupError(f"{path} was replaced while it was made; somebody else is at work in its directory")
-        if os.geteuid() == 0:
-            os.fchown(descriptor, -1, NOBODY.gid)
-            os.fchmod(descriptor, 0o640)
-        try:
+        with _readable_by_nobody(descriptor, path):
             yield descriptor
-        finally:
-            if os.geteuid() == 0:
-                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-                os.fchown(descriptor, -1, status.st_gid)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _readable_by_nobody(descriptor: int, path: Path) -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    status = os.fstat(descriptor)
+    try:
+        with naming(path):
+            os.fchown(descriptor, -1, NOBODY.gid)
+            os.fchmod(descriptor, 0o640)
+        yield
+    finally:
+        with naming(path):
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+            os.fchown(descriptor, -1, status.st_gid)
 
 
 def check_timeout(seconds: float) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import re
+from typing import Match
 
-ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+ID_PATTERN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _ID_FORMAT = "%Y%m%dT%H%M%SZ"
-_RFC3339_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+_RFC3339_PATTERN = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})\.([0-9]{1,6})Z")
 
 
 def now() -> datetime.datetime:
@@ -30,7 +31,10 @@ def from_rfc3339(text: str) -> datetime.datetime:
 
     Raises ValueError when the text has another form.
     """
-    return datetime.datetime.strptime(text, _RFC3339_FORMAT).replace(tzinfo=datetime.timezone.utc)
+    match = _RFC3339_PATTERN.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a time such as 2026-11-21T01:30:00.000Z")
+    return _moment(match)
 
 
 def to_id(moment: datetime.datetime) -> str:
@@ -43,9 +47,10 @@ def from_id(backup_id: str) -> datetime.datetime:
 
     Raises ValueError when the text is not an id.
     """
-    if not ID_PATTERN.fullmatch(backup_id):
+    match = ID_PATTERN.fullmatch(backup_id)
+    if not match:
         raise ValueError(f"{backup_id!r} is not a backup id such as 20261121T013000Z")
-    return datetime.datetime.strptime(backup_id, _ID_FORMAT).replace(tzinfo=datetime.timezone.utc)
+    return _moment(match)
 
 
 def is_id(text: str) -> bool:
@@ -55,6 +60,14 @@ def is_id(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _moment(match: Match[str]) -> datetime.datetime:
+    """The time that the groups tell; strptime takes ten times as long, and there can be thousands."""
+    year, month, day, hour, minute, second, *fraction = match.groups()
+    microsecond = int(fraction[0].ljust(6, "0")) if fraction else 0
+    parts = (int(year), int(month), int(day), int(hour), int(minute), int(second), microsecond)
+    return datetime.datetime(*parts, tzinfo=datetime.timezone.utc)
 
 
 def age_in_words(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from typing import Any, List
+from typing import Any, List, Optional
 
 from .. import jobs
 from ..errors import BackupError
@@ -18,11 +18,11 @@ from ..repository.repository import Repository
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """The result of a command, for programs and for people, and its exit code."""
+    """The result of a command, for programs and for people; failure is a sentence about what was not done of it."""
 
     json: Any
     text: str
-    exit_code: int = 0
+    failure: Optional[str] = None
 
 
 def repository_of(options: argparse.Namespace) -> Repository:

@@ -25,11 +25,13 @@ def list_backups(options: argparse.Namespace) -> Told:
     """Every backup, newest first."""
     policies, warnings = _policies(options)
     found = [job for one in repositories_of(options) for job in inform(one, options.job, policies)]
+    if options.json:
+        return Told([job.to_json() for job in found], "")
     rows = [_row(job.name, backup) for job in found for backup in job.backups]
     for job in found:
         warnings += [f"{job.path}/{name} is no backup" for name in job.foreign]
     lines = [*warning_lines(warnings), table(_LIST, rows) if rows else "no backups"]
-    return Told([job.to_json() for job in found], "\n".join(lines))
+    return Told(None, "\n".join(lines))
 
 
 def status(options: argparse.Namespace) -> Told:

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from typing import Any, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from .. import jobs
 from ..errors import UsageError
@@ -18,7 +18,7 @@ from ..operations.protect import set_protection
 from ..operations.prune import Plan, prune_jobs
 from ..operations.simulate import simulate
 from ..repository.repository import JobDirectory
-from ..repository.retention import Decision, Policy, zone_of
+from ..repository.retention import Decision, Policy, local, zone_of
 from ..timeline import ASCII, UNICODE, timeline
 from .common import Told, repository_of, warning_lines
 
@@ -91,7 +91,8 @@ def _targets(options: argparse.Namespace) -> List[_Target]:
     targets = []
     for name in jobs.names(options.jobs_directory):
         job = jobs.load(options.jobs_directory, name, options.repository)
-        if not job.retention.is_empty():
+        # One that never ran has nothing to remove.
+        if not job.retention.is_empty() and os.path.lexists(job.directory.path):
             targets.append((job.directory, job.retention))
     return targets
 
@@ -99,7 +100,12 @@ def _targets(options: argparse.Namespace) -> List[_Target]:
 def _given_policy(options: argparse.Namespace) -> Optional[Policy]:
     names = [field.name for field in dataclasses.fields(Policy)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return Policy(**given) if given else None
+    if not given:
+        return None
+    policy = Policy(**given)
+    # Also where there is no job yet to try it on.
+    policy.check_rules()
+    return policy
 
 
 def _sentences(made: Plan, only_told: bool) -> List[str]:
@@ -114,8 +120,8 @@ def _sentence(job: str, decision: Decision, only_told: bool) -> str:
 
 
 def _picture(made: Plan, policy: Policy) -> str:
-    zone: Any = zone_of(policy.timezone)
+    zone = zone_of(policy.timezone)
     signs = UNICODE if (sys.stdout.encoding or "").lower().startswith("utf") else ASCII
     return timeline(
-        [(one.time.astimezone(zone), one.keep) for one in made.decisions], signs, colored="NO_COLOR" not in os.environ
+        [(local(one.time, zone), one.keep) for one in made.decisions], signs, colored="NO_COLOR" not in os.environ
     )

@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from .. import VERSION, times
 from ..errors import BackupError, sentence
 from ..jobs import Job
-from ..repository.manifest import Check, Host, Manifest, Named, Origin, Summary
+from ..repository.manifest import UNKNOWN, Check, Host, Manifest, Named, Origin, Summary
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Standing
@@ -99,7 +99,7 @@ def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress
     started = times.now()
     with directory.staging(started, job.compression) as staging:
         attempt.id = staging.id
-        backup, manifest, warnings = _make(job, staging, started, progress)
+        backup, manifest, warnings = make(job, staging, started, progress)
     attempt.status = "succeeded"
     return Outcome(True, backup.path, manifest.to_json(), previous, warnings=warnings)
 
@@ -111,7 +111,9 @@ def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> O
             state.last_attempt = attempt
             if outcome.changed:
                 state.last_success = attempt
-                _remember_proof(state, outcome.backup)
+                remember_proof(state, outcome.backup)
+        if outcome.changed:
+            directory.keep_catalogue()
     except OSError as error:
         outcome.warnings.append(f"the state of job {directory.name} could not be written: {error}")
     return outcome
@@ -129,7 +131,10 @@ def _pruned(job: Job, outcome: Outcome) -> Outcome:
     return dataclasses.replace(outcome, pruned=plan, warnings=[*outcome.warnings, *plan.warnings])
 
 
-def _remember_proof(state: State, manifest: Dict[str, Any]) -> None:
+def remember_proof(state: State, manifest: Dict[str, Any]) -> None:
+    """Write down that a backup was verified as it was made."""
+    # When a clock was set back there may have been another backup of this id.
+    state.forget(manifest["id"])
     if manifest["check"]:
         at = manifest["check"]["timestamp"]
         state.verified[manifest["id"]] = Verification(at, "passed")
@@ -166,15 +171,21 @@ def predict(job: Job) -> Outcome:
     return Outcome(True, directory.path / backup_id, expected, previous, pruned=pruned)
 
 
-def _make(
-    job: Job, staging: Staging, started: datetime.datetime, progress: Progress
+def make(
+    job: Job,
+    staging: Staging,
+    started: datetime.datetime,
+    progress: Progress,
+    annotation: Optional[Dict[str, str]] = None,
 ) -> Tuple[PublishedBackup, Manifest, List[str]]:
+    """Capture, prove and publish; returns the backup, its manifest and warnings. started is what the manifest tells."""
     copy_started = times.now()
     capture = job.source.capture(staging)
     origin, check = capture.origin, None
     if job.settings.verify:
         origin = _read_back(job, staging, capture, progress)
-        check = Check(read_back=True, opened=True, timestamp=times.to_rfc3339(times.now()))
+        opened = capture.kind.consistency != UNKNOWN
+        check = Check(read_back=True, opened=opened, timestamp=times.to_rfc3339(times.now()))
     stopped = times.now()
     manifest = Manifest(
         id=staging.id,
@@ -189,8 +200,9 @@ def _make(
         timestamp_stop=times.to_rfc3339(stopped),
         files=staging.records,
         compression=staging.compression,
-        summary=_summary(staging, started, stopped),
+        summary=_summary(staging, copy_started, stopped),
         check=check,
+        annotation=annotation or {},
         restore_by_hand=_by_hand(staging),
     )
     return staging.publish(manifest), manifest, capture.warnings

@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import Any, Dict, List, Mapping, Optional
 
 from .. import times
+from ..decoding import encode
 from ..repository import protection
 from ..repository.catalogue import Entry
 from ..repository.protection import Protection
 from ..repository.repository import JobDirectory, Repository
-from ..repository.retention import Decision, Policy
+from ..repository.retention import Decision, Policy, decide
 from ..repository.state import Attempt, State, Verification
-from .prune import plan
+from .prune import candidates_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,8 @@ class JobInfo:
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
-        return dataclasses.asdict(self)
+        value: Dict[str, Any] = encode(self)
+        return value
 
 
 def inform(
@@ -89,9 +92,10 @@ def inform(
 
 
 def _job(directory: JobDirectory, policy: Optional[Policy]) -> JobInfo:
-    state = directory.state()
-    decisions = {one.id: one for one in plan(directory, policy).decisions} if policy else {}
-    backups = [_backup(directory, entry, state, decisions.get(entry.id)) for entry in directory.catalogue()]
+    state, known, now = directory.state(), directory.catalogue(), times.now()
+    decided = decide(candidates_of(directory, known, state), policy, now) if policy else []
+    decisions = {decision.id: decision for decision in decided}
+    backups = [_backup(directory, entry, state, decisions.get(entry.id), now) for entry in known]
     return JobInfo(
         name=directory.name,
         path=str(directory.path),
@@ -106,7 +110,9 @@ def _job(directory: JobDirectory, policy: Optional[Policy]) -> JobInfo:
     )
 
 
-def _backup(directory: JobDirectory, entry: Entry, state: State, decision: Optional[Decision]) -> BackupInfo:
+def _backup(
+    directory: JobDirectory, entry: Entry, state: State, decision: Optional[Decision], now: datetime.datetime
+) -> BackupInfo:
     verified = state.verified.get(entry.id)
     failed = verified is not None and verified.status == "failed"
     path = directory.path / entry.id
@@ -114,7 +120,7 @@ def _backup(directory: JobDirectory, entry: Entry, state: State, decision: Optio
         id=entry.id,
         path=str(path),
         status="damaged" if entry.problem or failed else "complete",
-        age=int((times.now() - times.from_id(entry.id)).total_seconds()),
+        age=int((now - times.from_id(entry.id)).total_seconds()),
         size=entry.size,
         repo_size=entry.repo_size,
         duration_ms=entry.duration_ms,

@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from ..repository import protection
+from ..repository import locks, protection
 from ..repository.repository import JobDirectory
 
 
@@ -42,7 +42,7 @@ def set_protection(
     Raises NotFoundError, or LockedError while the backup is being removed.
     """
     backup = directory.backup(backup_id)
-    with backup.in_use():
+    with backup.in_use(), locks.briefly_locked(directory.path):
         now = protection.read(backup.path)
         changed = wanted != bool(now) or bool(wanted and now and reason not in (None, now.reason))
         if changed and not predict:

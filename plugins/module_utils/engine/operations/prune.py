@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Prune: decide which backups stay, see that the good ones to stay are there, then remove the others."""
+"""Prune: decide by the manifests which backups stay, then remove the others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import datetime
 from typing import Any, Dict, List, Sequence, Tuple
 
 from .. import times
-from ..errors import BackupError, CorruptError, Interrupted, LockedError, sentence
+from ..errors import BackupError, Interrupted, LockedError, sentence
 from ..repository import protection
 from ..repository.catalogue import Entry
+from ..repository.manifest import UNKNOWN
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Decision, Policy, Standing, decide
@@ -59,39 +60,44 @@ def plan(directory: JobDirectory, policy: Policy, expected: Sequence[Candidate] 
     Raises UsageError for a policy that makes no sense.
     """
     now = times.now()
-    candidates = [*candidates_of(directory), *expected]
+    candidates = [*candidates_of(directory, directory.catalogue(), directory.state()), *expected]
     return Plan(directory.name, decide(candidates, policy, now), _warnings(directory, candidates, now))
 
 
 def prune(directory: JobDirectory, policy: Policy) -> Plan:
     """Remove what the policy does not keep; the caller holds the lock of the job.
 
-    Raises BackupError when a good backup that is to stay turns out not to be, or when a removal fails. A backup that
-    a process uses stays, with a warning, for the next time.
+    Raises BackupError when a removal fails. A backup that a process uses stays, with a warning, for the next time.
     """
     directory.remove_leftovers()
-    directory.keep_catalogue()
     planned = plan(directory, policy)
     if planned.remove:
-        _confirm(directory, planned)
+        # The catalogue tells at once whether there is something to do; what goes is decided by the manifests.
+        directory.forget_catalogue()
+        directory.keep_catalogue()
+        planned = plan(directory, policy)
     # Newest first, as decided: an increment goes before what it builds on.
     removed: List[str] = []
-    in_use: Dict[str, Decision] = {}
+    refused: Dict[str, Decision] = {}
+    needed: Dict[str, str] = {}
     try:
         for decision in planned.remove:
             try:
+                if decision.id in needed:
+                    raise LockedError(f"{needed[decision.id]}, which builds on {decision.id}, stays")
                 directory.remove(PublishedBackup(directory.path / decision.id))
                 removed.append(decision.id)
             except LockedError as error:
-                in_use[decision.id] = dataclasses.replace(decision, keep=True, reasons=[str(error)])
+                refused[decision.id] = dataclasses.replace(decision, keep=True, reasons=[str(error)])
+                needed.update(dict.fromkeys(decision.candidate.references, decision.id))
     except OSError as error:
         told = f"{len(removed)} of {len(planned.remove)} backups of job {directory.name} were removed, then"
         raise BackupError(f"{told}: {sentence(error)}") from error
     finally:
         _forget(directory, removed)
         directory.keep_catalogue()
-    decisions = [in_use.get(decision.id, decision) for decision in planned.decisions]
-    warnings = [*planned.warnings, *(reason for decision in in_use.values() for reason in decision.reasons)]
+    decisions = [refused.get(decision.id, decision) for decision in planned.decisions]
+    warnings = [*planned.warnings, *(reason for decision in refused.values() for reason in decision.reasons)]
     return Plan(planned.job, decisions, warnings)
 
 
@@ -126,10 +132,8 @@ def _prune_job(directory: JobDirectory, policy: Policy, predict: bool) -> Plan:
         return prune(directory, policy)
 
 
-def candidates_of(directory: JobDirectory) -> List[Candidate]:
-    """Every backup of the job with what retention must know of it."""
-    state = directory.state()
-    known = directory.catalogue()
+def candidates_of(directory: JobDirectory, known: List[Entry], state: State) -> List[Candidate]:
+    """Every backup in the catalogue of the job with what retention must know of it."""
     standings = {entry.id: _standing(entry, state) for entry in known}
     return [
         Candidate(
@@ -148,19 +152,10 @@ def _standing(entry: Entry, state: State) -> Standing:
     verified = state.verified.get(entry.id)
     if entry.problem or (verified and verified.status == "failed"):
         return Standing.DAMAGED
+    if entry.consistency == UNKNOWN:
+        # That its bytes are still the same does not make them consistent.
+        return Standing.UNVERIFIED
     return Standing.GOOD if entry.proven or verified else Standing.UNVERIFIED
-
-
-def _confirm(directory: JobDirectory, planned: Plan) -> None:
-    """See by their manifests, not by the catalogue, that the good backups that are to stay are good."""
-    for decision in planned.keep:
-        if decision.candidate.standing is Standing.GOOD:
-            backup = PublishedBackup(directory.path / decision.id)
-            try:
-                backup.check_sizes(backup.manifest())
-            except CorruptError as error:
-                directory.forget_catalogue()
-                raise BackupError(f"nothing was removed, as {error}; prune again to decide without it") from error
 
 
 def _forget(directory: JobDirectory, removed: List[str]) -> None:
@@ -176,18 +171,19 @@ def _warnings(directory: JobDirectory, candidates: List[Candidate], now: datetim
     future = [candidate.id for candidate in candidates if candidate.time > now]
     warnings = []
     if past and not any(candidate.standing is Standing.GOOD for candidate in past):
-        warnings.append(f"no backup of job {job} is known to be good, so all stay; verify one: dbbackup verify {job}")
+        advice = f"run the job, or verify one: dbbackup verify {job}"
+        warnings.append(f"no backup of job {job} is known to be good, so all stay; {advice}")
     if future:
-        warnings.append(f"{_named(future)} of job {job} in the future: they stay and take no slot; look at the clock")
+        warnings.append(f"job {job}: {_named(future)} in the future, so to stay without a slot; look at the clock")
     damaged = [candidate.id for candidate in candidates if candidate.standing is Standing.DAMAGED]
     if damaged:
-        warnings.append(f"{_named(damaged)} of job {job} damaged")
+        warnings.append(f"job {job}: {_named(damaged)} damaged")
     foreign = directory.foreign()
     if foreign:
-        warnings.append(f"{', '.join(foreign[:_SHOWN])} in {directory.path} is no backup and is not touched")
+        warnings.append(f"job {job}: {_named(foreign)} no backup and not touched")
     return warnings
 
 
-def _named(ids: List[str]) -> str:
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"{', '.join(ids[:_SHOWN])}{more} {'is' if len(ids) == 1 else 'are'}"
+def _named(names: List[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more} {'is' if len(names) == 1 else 'are'}"

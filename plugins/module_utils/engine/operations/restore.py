@@ -21,7 +21,7 @@ from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
 from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository import locks
-from ..repository.manifest import FileRecord, Manifest
+from ..repository.manifest import UNKNOWN, FileRecord, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..sources import tree
@@ -107,7 +107,8 @@ def restore(
     backup = directory.backup(backup_id)
     with backup.in_use():
         newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
-        warnings = [f"backup {other} is newer and damaged; this is the newest good one" for other in newer]
+        told = "is newer, but damaged or perhaps torn; this is the newest good one"
+        warnings = [f"backup {other} {told}" for other in newer]
         with _standstill(backup, request) as application:
             work = _Restore.prepare(backup, request, progress, warnings, application)
             is_done = work.is_done()
@@ -150,6 +151,8 @@ class _Restore:
         if os.geteuid() == 0 and request.destination is None and os.stat(backup.path).st_uid != 0:
             # Its owner could have written any path into the manifest.
             raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
+        if manifest.backup.consistency == UNKNOWN:
+            warnings = [*warnings, f"nobody knows whether backup {backup.id} is consistent; its manifest tells more"]
         trees = checked_trees(manifest.files, source, manifest.source)
         request = dataclasses.replace(request, destination=_destination(manifest, request, application))
         plan = source.restoration(manifest, request.destination)

@@ -16,26 +16,32 @@ from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Decision, Policy, decide
 from .prune import Plan, candidates_of
 
-_MOST_BACKUPS = 20_000
+_MOST_DAYS = 36_525
+_MOST_DECISIONS = 1_000_000
 _USUAL_HOURS = 24.0
+_LEAST_HOURS = 0.01
 _RECENT = 8
 
 
 def simulate(directory: JobDirectory, policy: Policy, days: int, every_hours: Optional[float] = None) -> Plan:
     """The backups there are and those of so many days to come, each followed by a prune.
 
-    Without every_hours the backups come as often as the good ones so far did, or once a day. Raises UsageError when
-    that are too many, or the policy makes no sense.
+    Without every_hours the backups come as often as those so far did, or once a day. Raises UsageError when that are
+    too many, or the policy makes no sense.
     """
-    candidates, now = candidates_of(directory), times.now()
-    hours = every_hours or _usual_hours(candidates)
-    if days < 1 or hours <= 0 or days * 24 / hours > _MOST_BACKUPS:
-        raise UsageError(f"give at least 1 day, and so many hours between backups that {_MOST_BACKUPS} are enough")
+    candidates, now = candidates_of(directory, directory.catalogue(), directory.state()), times.now()
+    hours = _usual_hours(candidates) if every_hours is None else every_hours
+    # Written so that it also catches what is not a number at all.
+    if not (1 <= days <= _MOST_DAYS and _LEAST_HOURS <= hours < float("inf")):
+        raise UsageError(f"give 1 to {_MOST_DAYS} days, and at least {_LEAST_HOURS} hours between two backups")
     gone: List[Decision] = []
-    moment = now
+    moment, decided = now, 0
     for number in range(1, int(days * 24 / hours) + 1):
         moment = now + datetime.timedelta(hours=hours * number)
         candidates.append(Candidate(times.to_id(moment), moment))
+        decided += len(candidates)
+        if decided > _MOST_DECISIONS:
+            raise UsageError("the policy keeps too many backups to go on; give fewer days, or more hours between two")
         decisions = decide(candidates, policy, moment)
         gone += [decision for decision in decisions if not decision.keep]
         candidates = [decision.candidate for decision in decisions if decision.keep]

@@ -14,7 +14,7 @@ from typing import Any, Callable, ContextManager, Dict, List, Optional
 from .. import times
 from ..errors import CorruptError, sentence
 from ..processes import DEFAULT_TIMEOUT, check_timeout
-from ..repository.manifest import Manifest
+from ..repository.manifest import UNKNOWN, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.staging import WorkingDirectory
@@ -75,6 +75,8 @@ def verify(
     forgotten = _remember(directory, backup.id, "passed", None) if remember else None
     if forgotten:
         warnings.append(forgotten)
+    if manifest.backup.consistency == UNKNOWN:
+        warnings.append(f"whether backup {backup.id} is consistent cannot be known, so it never counts as a good one")
     return Verified(backup.path, manifest.to_json(), opened, warnings)
 
 

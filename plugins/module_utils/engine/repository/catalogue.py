@@ -14,18 +14,19 @@ import contextlib
 import dataclasses
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Dict, List, Optional
 
 from ..decoding import decode, encode
-from ..errors import CorruptError, sentence
-from ..paths import opened_directory
+from ..errors import CorruptError, NotFoundError, sentence
+from ..paths import is_directory, is_safe_relative, opened_directory
+from ..times import from_rfc3339
 from . import documents
 from . import manifest as manifests
 from .published import PublishedBackup
 
 FILE_NAME = ".catalogue.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _SOURCES = (manifests.FILE_NAME, manifests.CHECKSUMS_NAME)
 
 
@@ -45,6 +46,7 @@ class Entry:
     duration_ms: Optional[int] = None
     engine: Optional[str] = None
     type: Optional[str] = None
+    consistency: Optional[str] = None
     proven: bool = False
     stored: Dict[str, int] = dataclasses.field(default_factory=dict)
     references: List[str] = dataclasses.field(default_factory=list)
@@ -54,13 +56,17 @@ def entries(directory: Path, backups: List[PublishedBackup], *, keep: bool = Fal
     """An entry for each of the backups, in their order. With keep, a stale catalogue is written anew."""
     known = _read(directory)
     found = [_entry(backup, known.get(backup.id)) for backup in backups]
-    if keep and (len(found) != len(known) or any(entry is not known.get(entry.id) for entry in found)):
+    # What has a problem may be readable at another time, or for another user.
+    sound = [entry for entry in found if not entry.problem]
+    if keep and (len(sound) != len(known) or any(entry is not known.get(entry.id) for entry in sound)):
         # It only saves time: that it cannot be written is no error.
         with contextlib.suppress(OSError):
-            content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in found]}
+            content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in sound]}
             with opened_directory(directory) as descriptor:
-                documents.replace(descriptor, FILE_NAME, content, durable=False)
-    return [_with_files(backup, entry) for backup, entry in zip(backups, found)]
+                documents.replace(descriptor, FILE_NAME, content, disposable=True)
+    checked = [(backup, _with_files(backup, entry)) for backup, entry in zip(backups, found)]
+    # One that a prune removes meanwhile is no problem.
+    return [entry for backup, entry in checked if not entry.problem or backup.has_manifest()]
 
 
 def _read(directory: Path) -> Dict[str, Entry]:
@@ -69,10 +75,19 @@ def _read(directory: Path) -> Dict[str, Entry]:
         content = documents.read(directory / FILE_NAME)
         if content["schema"] != _SCHEMA:
             return {}
-        listed = [decode(Entry, entry) for entry in content["backups"]]
+        listed = [_checked(decode(Entry, entry)) for entry in content["backups"]]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
     return {entry.id: entry for entry in listed}
+
+
+def _checked(entry: Entry) -> Entry:
+    """Raise ValueError for what the types alone do not say."""
+    if entry.start is not None:
+        from_rfc3339(entry.start)
+    if not all(map(is_safe_relative, entry.stored)):
+        raise ValueError(f"a path of {entry.id} does not lead below it")
+    return entry
 
 
 def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
@@ -81,10 +96,9 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         if known and known.stamp == stamp:
             return known
         manifest = backup.manifest()
-    except CorruptError as error:
-        return Entry(backup.id, stamp, str(error))
+    except (CorruptError, NotFoundError) as error:
+        return Entry(backup.id, [], str(error))
     except OSError as error:
-        # It may be readable at another time, or for another user.
         return Entry(backup.id, [], sentence(error))
     return Entry(
         id=backup.id,
@@ -95,6 +109,7 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         duration_ms=manifest.summary.duration_ms,
         engine=manifest.engine.name,
         type=manifest.backup.type,
+        consistency=manifest.backup.consistency,
         proven=manifest.check is not None,
         stored={record.repo_path: record.repo_size for record in manifest.files},
         references=manifest.backup.reference,
@@ -106,20 +121,30 @@ def _stamp(backup: PublishedBackup) -> List[int]:
     stamp = []
     for name in _SOURCES:
         with contextlib.suppress(FileNotFoundError):
-            status = os.lstat(backup.path / name)
+            status = os.lstat(os.path.join(backup.path, name))
             stamp += [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     return stamp
 
 
 def _with_files(backup: PublishedBackup, entry: Entry) -> Entry:
     """The entry, with a problem when a stored file is not there with its size."""
-    for path, size in entry.stored.items():
-        try:
-            status = os.lstat(os.path.join(backup.path, path))
-        except OSError as error:
-            return dataclasses.replace(entry, problem=f"{path}: {error.strerror}")
-        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-            return dataclasses.replace(
-                entry, problem=f"{path} is not a file of the {size} bytes that the manifest tells"
-            )
-    return entry
+    problems = (_problem_of_file(backup.path, path, size) for path, size in entry.stored.items())
+    problem = next(filter(None, problems), None)
+    if not problem:
+        return entry
+    return dataclasses.replace(entry, problem=f"backup {backup.id} of job {backup.job}: {problem}")
+
+
+def _problem_of_file(directory: Path, path: str, size: int) -> Optional[str]:
+    """Told as by PublishedBackup.check_sizes, which opens the file and takes longer."""
+    try:
+        status = os.lstat(os.path.join(directory, path))
+    except OSError as error:
+        return f"{path} cannot be opened: {error.strerror}"
+    # A restore follows no link either.
+    parents = [directory / parent for parent in PurePosixPath(path).parents] if "/" in path else []
+    if not stat.S_ISREG(status.st_mode) or not all(map(is_directory, parents)):
+        return f"{path} is not a regular file"
+    if status.st_size != size:
+        return f"{path} has {status.st_size} bytes, the manifest tells {size}"
+    return None

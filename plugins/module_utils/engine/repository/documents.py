@@ -14,20 +14,29 @@ from typing import Any
 
 from ..paths import anchored, create, hand_over
 
+# Twenty times as much as the catalogue of 10,000 backups.
+_LARGEST = 64 << 20
+
 
 def read(path: Path) -> Any:
     """The content of a document.
 
-    Raises OSError when it cannot be read, ValueError or RecursionError when it is not JSON.
+    Raises OSError when it cannot be read, ValueError or RecursionError when it is not JSON, or too large for memory.
     """
     # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
     descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        return json.loads(file.read())
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"{path} is larger than {_LARGEST} bytes")
+    return json.loads(content)
 
 
-def replace(directory: int, name: str, value: Any, *, durable: bool = True) -> None:
-    """Write a document into an open directory, in the place of an older one. The caller is alone in doing so."""
+def replace(directory: int, name: str, value: Any, *, disposable: bool = False) -> None:
+    """Write a document into an open directory, durably, in the place of an older one. The caller is alone in doing so.
+
+    A disposable one, that can be made again at any time, is written in haste: not for people, and not durably.
+    """
     # One name is enough then, and a killed run may have left it.
     aside = anchored(directory, f".{name.lstrip('.')}.new")
     with contextlib.suppress(FileNotFoundError):
@@ -36,14 +45,15 @@ def replace(directory: int, name: str, value: Any, *, durable: bool = True) -> N
         descriptor = create(aside)
         with os.fdopen(descriptor, "wb") as file:
             hand_over(descriptor, directory)
-            file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+            text = json.dumps(value) if disposable else json.dumps(value, indent=2, sort_keys=True)
+            file.write(f"{text}\n".encode())
             file.flush()
-            if durable:
+            if not disposable:
                 os.fsync(descriptor)
         aside.replace(anchored(directory, name))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             aside.unlink()
         raise
-    if durable:
+    if not disposable:
         os.fsync(directory)

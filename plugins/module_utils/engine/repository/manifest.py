@@ -27,6 +27,8 @@ FILE_NAME = "manifest.json"
 CHECKSUMS_NAME = "SHA256SUMS"
 PROTECTION_NAME = "protected.json"
 RESERVED_NAMES = (FILE_NAME, CHECKSUMS_NAME, PROTECTION_NAME)
+# The consistency of a copy that may be torn, whatever its checksums say.
+UNKNOWN = "unknown"
 _CONTENTS = ("file", "tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -72,7 +74,10 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How it was backed up. type is full or incr; prior and reference are the ids an increment builds on."""
+    """How it was backed up. type is full or incr; prior and reference are the ids an increment builds on.
+
+    consistency is transaction, logical (an export), or UNKNOWN, which never makes a good backup.
+    """
 
     method: str
     consistency: str

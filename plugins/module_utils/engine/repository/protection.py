@@ -33,11 +33,10 @@ class Protection:
 
 def read(backup: Path) -> Optional[Protection]:
     """The protection of the backup in this directory. One that cannot be read protects as well."""
-    path = backup / FILE_NAME
-    if not os.path.lexists(path):
+    if not os.path.lexists(os.path.join(backup, FILE_NAME)):
         return None
     try:
-        return decode(Protection, documents.read(path))
+        return decode(Protection, documents.read(backup / FILE_NAME))
     except (OSError, ValueError, RecursionError):
         return Protection("", f"{FILE_NAME} cannot be read")
 

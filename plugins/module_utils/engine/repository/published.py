@@ -29,6 +29,10 @@ class PublishedBackup:
         self.id = path.name
         self.job = path.parent.name
 
+    def has_manifest(self) -> bool:
+        """Whether it is a backup at all."""
+        return os.path.lexists(self.path / manifests.FILE_NAME)
+
     def manifest(self) -> Manifest:
         """Read the manifest and hold it against SHA256SUMS, the directory's name and the job's.
 

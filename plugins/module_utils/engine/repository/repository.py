@@ -16,6 +16,7 @@ from typing import ContextManager, Iterator, List, Optional
 
 from .. import times
 from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError, naming
+from ..interrupts import held_back
 from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
 from ..stream.compression import Compression
 from . import catalogue, locks, protection
@@ -106,11 +107,8 @@ class JobDirectory:
 
     def backups(self) -> List[PublishedBackup]:
         """All backups, newest first. A directory without a manifest is none."""
-        try:
-            names = sorted((entry.name for entry in os.scandir(self.path)), reverse=True)
-        except FileNotFoundError:
-            return []
-        return [PublishedBackup(self.path / name) for name in names if self._is_backup(name)]
+        names = sorted((entry.name for entry in self._listed() if _is_backup(entry)), reverse=True)
+        return [PublishedBackup(self.path / name) for name in names]
 
     def catalogue(self) -> List[catalogue.Entry]:
         """What is known of all backups, newest first."""
@@ -127,11 +125,7 @@ class JobDirectory:
 
     def foreign(self) -> List[str]:
         """The names of what is in the directory and is none of ours; it is never touched."""
-        try:
-            names = sorted(os.listdir(self.path))
-        except FileNotFoundError:
-            return []
-        return [name for name in names if not self._is_own(name)]
+        return sorted(entry.name for entry in self._listed() if not _is_own(entry))
 
     def remove(self, backup: PublishedBackup) -> None:
         """Remove a backup: whole until one rename, gone after it, whenever this process is killed.
@@ -139,7 +133,7 @@ class JobDirectory:
         Raises LockedError while another process uses it, or when it was protected meanwhile.
         """
         aside = self.path / (_REMOVAL_PREFIX + backup.id)
-        with locks.locked_directory(backup.path, f"backup {backup.id} of job {self.name}"):
+        with held_back(), locks.locked_directory(backup.path, f"backup {backup.id} of job {self.name}"):
             if protection.read(backup.path):
                 raise LockedError(f"backup {backup.id} of job {self.name} is protected")
             os.rename(backup.path, aside)
@@ -159,23 +153,32 @@ class JobDirectory:
             return latest
         if not times.is_id(backup_id):
             raise UsageError(f"{backup_id!r} is not the id of a backup; an id looks like 20261121T013000Z")
-        if not self._is_backup(backup_id):
+        backup = PublishedBackup(self.path / backup_id)
+        if not is_directory(backup.path) or not backup.has_manifest():
             raise NotFoundError(f"job {self.name} has no backup {backup_id} in {self.path.parent}")
-        return PublishedBackup(self.path / backup_id)
+        return backup
 
     def latest_good(self) -> Optional[PublishedBackup]:
-        """The newest backup with a sound manifest whose last verification did not fail."""
+        """The newest backup with a sound manifest whose last verification did not fail.
+
+        Where there is any other, it is none of which nobody knows whether it is consistent.
+        """
         verified = self.state().verified
+        unknown: Optional[PublishedBackup] = None
         for backup in self.backups():
             verification = verified.get(backup.id)
             if verification and verification.status == "failed":
                 continue
             try:
-                backup.check_sizes(backup.manifest())
-            except CorruptError:
+                manifest = backup.manifest()
+                backup.check_sizes(manifest)
+            except (CorruptError, NotFoundError):
+                # A prune may remove it just now.
                 continue
-            return backup
-        return None
+            if manifest.backup.consistency != manifests.UNKNOWN:
+                return backup
+            unknown = unknown or backup
+        return unknown
 
     def latest_good_manifest(self) -> Optional[Manifest]:
         """Its manifest."""
@@ -194,13 +197,25 @@ class JobDirectory:
             yield state
             states.write(directory, state)
 
-    def _is_own(self, name: str) -> bool:
-        is_work = name.startswith(_WORKING_PREFIXES) and is_directory(self.path / name)
-        return name in _OWN_FILES or is_work or self._is_backup(name)
+    def _listed(self) -> List[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path) as entries:
+                return list(entries)
+        except FileNotFoundError:
+            return []
 
-    def _is_backup(self, name: str) -> bool:
-        path = self.path / name
-        return times.is_id(name) and is_directory(path) and os.path.lexists(path / manifests.FILE_NAME)
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    is_work = entry.name.startswith(_WORKING_PREFIXES) and entry.is_dir(follow_symlinks=False)
+    return entry.name in _OWN_FILES or is_work or _is_backup(entry)
+
+
+def _is_backup(entry: os.DirEntry[str]) -> bool:
+    return (
+        times.is_id(entry.name)
+        and entry.is_dir(follow_symlinks=False)
+        and os.path.lexists(f"{entry.path}/{manifests.FILE_NAME}")
+    )
 
 
 class Repository:

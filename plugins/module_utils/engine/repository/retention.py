@@ -68,6 +68,12 @@ class Policy:
         """Whether no rule tells what to keep; then nothing can be decided."""
         return dataclasses.replace(self, keep_min_good=1, timezone="UTC") == Policy()
 
+    def check_rules(self) -> None:
+        """Raise UsageError when nothing can be decided by this policy: it has no rule, or a senseless one."""
+        self.check()
+        if self.is_empty():
+            raise UsageError("no rule tells what to keep; give at least one of the options keep_last, keep_daily, ...")
+
     def check(self) -> None:
         """Raise UsageError for a number, a duration or a timezone that makes no sense."""
         for field in dataclasses.fields(self):
@@ -140,14 +146,14 @@ def decide(candidates: List[Candidate], policy: Policy, now: datetime.datetime) 
 
     Raises UsageError for a policy without a rule or with a senseless one.
     """
-    policy.check()
-    if policy.is_empty():
-        raise UsageError("no rule tells what to keep; give at least one of the options keep_last, keep_daily, ...")
+    policy.check_rules()
     ordered = sorted(candidates, key=lambda candidate: (candidate.time, candidate.id), reverse=True)
     past = [candidate for candidate in ordered if candidate.time <= now]
     good = [candidate for candidate in past if candidate.standing is Standing.GOOD]
     kept, dropped = _by_rules(past, good, policy, now)
-    _whatever_the_rules(ordered, good, policy, now, kept)
+    if good:
+        _floor(past, policy.keep_min_good, kept)
+    _whatever_the_rules(ordered, bool(good), now, kept)
     _bases_of_increments(ordered, kept)
     return [Decision(one, one.id in kept, kept.get(one.id) or dropped.get(one.id, [])) for one in ordered]
 
@@ -158,7 +164,8 @@ def _by_rules(
     """The reasons to keep and to drop, by id.
 
     Slots are given to the good ones first, as if no others existed. What is worse stays where it would have a slot if
-    it counted as well, so it goes when its time has come, and never at the cost of a better one.
+    it counted as well, so it goes when its time has come, and never at the cost of a better one. And a good one that
+    only seems to be damaged, as the disk could not be read for a moment, loses nothing.
     """
     kept: Dict[str, List[str]] = {}
     dropped: Dict[str, List[str]] = {}
@@ -186,10 +193,10 @@ def _rules(pool: List[Candidate], newest: datetime.datetime, policy: Policy, now
         if slots:
             rules.append(_slots(pool, pool[-1], period_of, slots, name))
         if duration:
-            since = Duration.parse(duration).before(_local(newest, zone))
+            since = Duration.parse(duration).before(local(newest, zone))
             rules.append(_slots_since(pool, period_of, since, f"{name} within {duration}"))
     if policy.keep_within:
-        since = Duration.parse(policy.keep_within).before(_local(newest, zone))
+        since = Duration.parse(policy.keep_within).before(local(newest, zone))
         rules.append(_since(pool, since, f"within {policy.keep_within} of the newest good backup"))
     if policy.keep_days:
         rules.append(_younger(pool, now, policy.keep_days))
@@ -251,38 +258,47 @@ def _younger(pool: List[Candidate], now: datetime.datetime, days: float) -> _Ver
     return verdicts
 
 
+def _floor(past: List[Candidate], count: int, kept: Dict[str, List[str]]) -> None:
+    """Keep the newest good ones, and again what is worse where it would be one of them if it counted."""
+    for standing in Standing:
+        kind = "good backups" if standing is Standing.GOOD else "backups"
+        pool = [candidate for candidate in past if candidate.standing <= standing]
+        for candidate in pool[:count]:
+            kept.setdefault(candidate.id, [f"one of the newest {count} {kind} (keep_min_good)"])
+
+
 def _whatever_the_rules(
-    ordered: List[Candidate], good: List[Candidate], policy: Policy, now: datetime.datetime, kept: Dict[str, List[str]]
+    ordered: List[Candidate], has_good: bool, now: datetime.datetime, kept: Dict[str, List[str]]
 ) -> None:
     """Add the reasons that do not depend on rules."""
-    floor = {candidate.id for candidate in good[: policy.keep_min_good]}
     for candidate in ordered:
         reasons = kept.get(candidate.id, [])
-        if candidate.id in floor and not reasons:
-            reasons = [f"one of the newest {policy.keep_min_good} good backups (keep_min_good)"]
         if candidate.is_protected:
             reasons = [*reasons, "protected"]
         if candidate.time > now:
             reasons = [*reasons, "its time lies in the future"]
-        elif not good:
+        elif not has_good:
             reasons = [*reasons, "there is no good backup yet"]
         if reasons:
             kept[candidate.id] = reasons
 
 
 def _bases_of_increments(ordered: List[Candidate], kept: Dict[str, List[str]]) -> None:
-    """Keep what kept increments build on; newest first, as an increment is newer than its bases."""
-    for candidate in ordered:
-        if candidate.id in kept:
-            for base in candidate.references:
-                kept.setdefault(base, []).append(f"{candidate.id} builds on it")
+    """Keep what kept increments build on, also where a clock that was wrong made the base the newer one."""
+    by_id = {candidate.id: candidate for candidate in ordered}
+    waiting = [candidate for candidate in ordered if candidate.id in kept]
+    for candidate in waiting:
+        for base in candidate.references:
+            if base not in kept and base in by_id:
+                waiting.append(by_id[base])
+            kept.setdefault(base, []).append(f"{candidate.id} builds on it")
 
 
 def _period_of(period: _Period, zone: datetime.tzinfo, candidate: Candidate) -> str:
-    return f"{period.noun} {period.name_of(_local(candidate.time, zone))}"
+    return f"{period.noun} {period.name_of(local(candidate.time, zone))}"
 
 
-def _local(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
+def local(moment: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime:
     """The moment on the clocks of the zone, but for the first and the last day of all calendars."""
     try:
         return moment.astimezone(zone)

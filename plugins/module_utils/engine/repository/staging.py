@@ -15,7 +15,7 @@ from typing import ContextManager, Iterator, List, NamedTuple
 
 from ..errors import BackupError, CorruptError, naming
 from ..interrupts import end_of_work, held_back
-from ..paths import anchored, create, fsync_directory, hand_over, make_directories, make_directory, open_relative
+from ..paths import anchored, create, fsync_directory, hand_over, make_directories, make_directory, opened, walk_up
 from ..stream.compression import SUFFIXES, Compression
 from ..stream.stages import FileWriter
 from ..stream.transfer import StoreStream
@@ -46,21 +46,20 @@ class WorkingDirectory(NamedTuple):
 
     def make_durable(self) -> None:
         """Sync all directories, those above after those below."""
-        for _path, _names, _files, directory in os.fwalk(".", topdown=False, dir_fd=self.descriptor):
-            os.fsync(directory)
+        with naming(self.path):
+            for directory, _files in walk_up(self.descriptor):
+                os.fsync(directory)
 
     def hand_over(self) -> None:
         """Give all of it to the owner of the directory it is in, itself at last."""
-        above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
+        above = os.open(str(anchored(self.descriptor, "..")), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for _path, _names, files, directory in os.fwalk(".", topdown=False, dir_fd=self.descriptor):
-                for name in files:
-                    file = open_relative(directory, [name], os.O_RDONLY)
-                    try:
-                        hand_over(file, above)
-                    finally:
-                        os.close(file)
-                hand_over(directory, above)
+            with naming(self.path):
+                for directory, files in walk_up(self.descriptor):
+                    for name in files:
+                        with opened(directory, name) as file:
+                            hand_over(file, above)
+                    hand_over(directory, above)
         finally:
             os.close(above)
 

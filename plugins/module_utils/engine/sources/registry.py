@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Every known type of database: its source and the options of its jobs."""
+"""Every known type of database: its source and the options of its jobs; and what else can be in a backup."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Dict, Tuple, Type
 from ..errors import CorruptError
 from .base import Source
 from .chroma.source import ChromaOptions, ChromaSource
+from .file.source import FileSource
 from .lmdb.source import LmdbOptions, LmdbSource
 from .sqlite.source import SqliteOptions, SqliteSource
 
@@ -26,8 +27,10 @@ def source_of(engine: str) -> Type[Source]:
 
     Raises CorruptError for an unknown one.
     """
-    if engine not in SOURCES:
+    known: Dict[str, Type[Source]] = {FileSource.type: FileSource}
+    known.update((kind, source) for kind, (source, _unused) in SOURCES.items())
+    if engine not in known:
         raise CorruptError(
-            "the manifest is of the unknown engine {!r}; this version knows {}".format(engine, ", ".join(SOURCES))
+            "the manifest is of the unknown engine {!r}; this version knows {}".format(engine, ", ".join(known))
         )
-    return SOURCES[engine][0]
+    return known[engine]

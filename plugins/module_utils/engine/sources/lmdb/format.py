@@ -16,9 +16,12 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from ...errors import SourceError, naming
+
+# The data versions of files with one layout of meta pages.
+LMDB, DLMDB = 1, 2
 
 _MAGIC = 0xBEEFC0DE
 _META_OFFSET = 16
@@ -55,12 +58,12 @@ class Meta:
         return (self.last_page + 1) * self.page_size
 
 
-def parse_metas(head: bytes) -> List[Meta]:
-    """The valid meta pages at the start of an LMDB 0.9 data file, the current one first; empty for anything else."""
-    first = _parse(head, 0)
+def parse_metas(head: bytes, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
+    """The valid meta pages at the start of a data file of these versions, the current one first; else nothing."""
+    first = _parse(head, 0, versions)
     if first is None:
         return []
-    second = _parse(head, first.page_size)
+    second = _parse(head, first.page_size, versions)
     metas = [first] if second is None else [first, second]
     return sorted(metas, key=lambda meta: meta.txnid, reverse=True)
 
@@ -190,13 +193,15 @@ def _word(head: bytes, offset: int) -> int:
     return int.from_bytes(head[offset : offset + 4], "little")
 
 
-def _parse(head: bytes, page: int) -> Optional[Meta]:
+def _parse(head: bytes, page: int, versions: Tuple[int, ...] = (LMDB,)) -> Optional[Meta]:
     start = page + _META_OFFSET
     if len(head) < start + _META_SIZE:
         return None
     magic, version, _address, map_size, free, main, last_page, txnid = _META.unpack_from(head, start)
     page_size = _DATABASE.unpack(free)[0]
-    if magic != _MAGIC or version != 1 or not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
+    if magic != _MAGIC or version not in versions:
+        return None
+    if not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
         return None
     # Not the fixed address: it says nothing of the content.
     fingerprint = hashlib.sha256(head[start + 16 : start + _META_SIZE]).hexdigest()

@@ -109,9 +109,9 @@ class _Search:
                     self._look(Path(hidden), "it is in a hidden directory")
 
     def failed(self, error: OSError) -> None:
-        """A directory that cannot be read: told unless it is gone; without the root there is nothing to search."""
+        """A directory that may not be read is told, one that is gone is not; other errors fail, and all of the root."""
         path = Path(os.fsdecode(error.filename))
-        if path == self._root:
+        if path == self._root or not isinstance(error, (PermissionError, FileNotFoundError)):
             raise SourceError(f"{path} cannot be searched for LMDB environments: {error.strerror}") from error
         if not isinstance(error, FileNotFoundError):
             self._passed_over.append(f"{path} was not searched for environments: {error.strerror}")

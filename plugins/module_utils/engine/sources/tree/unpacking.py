@@ -12,8 +12,8 @@ import tarfile
 from pathlib import Path
 from typing import IO, BinaryIO, Dict, List, Optional, cast
 
-from ...errors import BackupError
-from ...paths import anchored, create, make_directory
+from ...errors import BackupError, naming
+from ...paths import anchored, create, make_directory, walk_up
 from ...stream.stages import CHUNK, write_all
 from .included import Included
 from .members import checked_members, reading
@@ -35,8 +35,9 @@ def unpack(
                 trees[path].add(members, member, member.name[len(path) + 1 :])
             except OSError as error:
                 raise BackupError(f"cannot write {member.name}: {error.strerror}") from error
-        for tree in trees.values():
-            tree.finish()
+        for path, tree in trees.items():
+            with naming(targets[path]):
+                tree.finish()
 
 
 class _Tree:
@@ -80,8 +81,8 @@ class _Tree:
         """Make all directories durable, after what is in them; at last let their owner in."""
         if self._top is None:
             return
-        for _path, _names, _files, descriptor in os.fwalk(".", topdown=False, dir_fd=self._top):
-            os.fsync(descriptor)
+        for directory, _files in walk_up(self._top):
+            os.fsync(directory)
         if self._itself:
             _give(self._top, self._itself)
             os.fsync(self._top)
