@@ -27,15 +27,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
     end_work_on_signals()
     options = _parser().parse_args(arguments)
     try:
-        told: Told = options.command(options)
+        told = options.command(options)
         say(json.dumps(told.json, indent=2) if options.json else told.text)
         if told.failure:
             sys.stderr.write(f"dbbackup: {told.failure}\n")
-        return told.exit_code
+            return BackupError.exit_code
     except BackupError as error:
         return _failed(options, str(error), error.exit_code)
     except OSError as error:
         return _failed(options, sentence(error), BackupError.exit_code)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

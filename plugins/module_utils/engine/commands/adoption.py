@@ -10,7 +10,7 @@ import argparse
 import re
 from typing import List, Optional
 
-from ..errors import BackupError, UsageError
+from ..errors import UsageError
 from ..operations.adopt import Adopted, Adoption, predict
 from ..operations.adopt import adopt as take
 from ..paths import check_job_name
@@ -33,9 +33,7 @@ def adopt(options: argparse.Namespace) -> Told:
             adoption = take(directory, options.directory, options.pattern, progress)
     changed = bool(adoption.adopted) and not options.dry_run
     told = {"changed": changed, **adoption.to_json()}
-    failure = _failure(adoption, options.dry_run)
-    exit_code = BackupError.exit_code if failure else 0
-    return Told(told, _text(adoption, options.dry_run), exit_code, failure)
+    return Told(told, _text(adoption, options.dry_run), _failure(adoption, options.dry_run))
 
 
 def _job_of(pattern: str) -> str:

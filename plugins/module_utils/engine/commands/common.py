@@ -22,7 +22,6 @@ class Told:
 
     json: Any
     text: str
-    exit_code: int = 0
     failure: Optional[str] = None
 
 

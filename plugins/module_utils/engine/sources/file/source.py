@@ -19,6 +19,7 @@ from ...processes import NOBODY, Child, lent_to_nobody
 from ...repository.manifest import UNKNOWN, Kind, Manifest, Named, Origin
 from ...repository.staging import Staging
 from ...stream.stages import CHUNK
+from .. import usage
 from ..base import Capture, Inspection, Restoration, Source, Tree
 from ..sqlite import copies
 from . import kinds
@@ -121,8 +122,8 @@ class FileSource(Source):
         return Restoration(destination or Path(manifest.source.path).parent, {name: name}, [], [], {})
 
     @staticmethod
-    def refuse_in_use(restoration: Restoration) -> List[str]:  # noqa: ARG004 - no application has a backup open
-        return []
+    def refuse_in_use(restoration: Restoration) -> List[str]:
+        return usage.refuse_open([restoration.root / name for name in restoration.files.values()])
 
     def _open(self) -> int:
         if not is_safe_relative(self._path.name):
