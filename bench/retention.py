@@ -61,7 +61,8 @@ class Contestant:
         return self.median / self.backups
 
     def line(self) -> str:
-        spread = f"{min(self.seconds):.2f} to {max(self.seconds):.2f} s"
+        clock = [took.clock for took in self.took]
+        spread = f"{min(clock):.2f} to {max(clock):.2f} s"
         return (
             f"  {self.name:<48}{self.median:>8.2f} s  {spread:<18}{self.backups:>8,}{self.per_backup * 1e6:>9,.0f} µs"
         )
@@ -156,8 +157,8 @@ def report(contestants: list[Contestant]) -> None:
 def limit(contestant: Contestant) -> bool:
     """Print whether a limit held, and return it."""
     held = contestant.median <= LIMIT
-    told = "held" if held else "MISSED"
-    print(f"  processor time of {contestant.name:<30}{contestant.median:>8.2f} s  at most {LIMIT:g} s  {told}")
+    text = f"processor time of {contestant.name}"
+    print(f"  {text:<48}{contestant.median:>8.2f} s  at most {LIMIT:g} s  {'held' if held else 'MISSED'}")
     return held
 
 
