@@ -172,7 +172,7 @@ def test_a_worse_one_does_not_outlive_what_a_good_one_would(candidates: list[Can
         assert kept(decide(candidates, policy, NOW)) & worse <= kept(decide(as_good, policy, NOW))
 
 
-@given(backups(plain=True), POLICIES, st.data())
+@given(backups(standings=st.sampled_from([Standing.GOOD, Standing.UNVERIFIED]), plain=True), POLICIES, st.data())
 def test_to_seem_damaged_for_a_moment_costs_nothing(
     candidates: list[Candidate], policy: Policy, data: st.DataObject
 ) -> None:

@@ -165,7 +165,7 @@ def _by_rules(
 
     Slots are given to the good ones first, as if no others existed. What is worse stays where it would have a slot if
     its kind counted as well, so it goes when its time has come, and never at the cost of a better one. And a good one
-    that only seems to be damaged, as the disk could not be read for a moment, loses nothing.
+    that only seems to be damaged, as the disk could not be read for a moment, loses nothing to the other good ones.
     """
     kept: Dict[str, List[str]] = {}
     dropped: Dict[str, List[str]] = {}
