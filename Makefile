@@ -13,7 +13,7 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 	@.venv/bin/python demo/demo.py
 
 setup-test:  ## the same with all that the tests need
-	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck sqlite3=sqlite3
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3
 	@$(PYTHON) tools/setup.py requirements-test.txt
 
 test: setup-test  ## every stage of the tests, with a table at the end
@@ -22,10 +22,10 @@ test: setup-test  ## every stage of the tests, with a table at the end
 test-fast: setup-test  ## without the slow stages, for daily work
 	@.venv/bin/python tools/stages.py --tags fast
 
-bench: setup-test  ## compare speed and memory with mdb_copy, zstd, tar, cp and sqlite3
-	@.venv/bin/python bench/lmdb.py
+bench: setup-test  ## compare speed and memory with mdb_copy, zstd, tar, cp, sqlite3 and restic
+	@$(PYTHON) tools/debian.py restic=restic
 	@$(PYTHON) tools/setup.py requirements-chroma.txt .venv-chroma
-	@.venv/bin/python bench/chroma.py
+	@code=0; for name in lmdb chroma retention; do .venv/bin/python bench/$$name.py || code=1; done; exit $$code
 
 pins: setup-test  ## record what the requirements bring along
 	@.venv/bin/python -m pip freeze > constraints.txt

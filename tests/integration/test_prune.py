@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs, times
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import backup
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.prune import prune, prune_jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks, protection
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.published import PublishedBackup
@@ -25,6 +26,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.reposito
     Policy,
     Standing,
 )
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.state import Verification
 from ansible_collections.embedded.db_backup.tests.fixtures.many_backups import copy_backup, make_backups
 from ansible_collections.embedded.db_backup.tests.tools import (
     Ansible,
@@ -209,7 +211,7 @@ class TestStanding:
         dbbackup.ok("verify", "kg", "--id", older)
         told = dbbackup.ok("prune", "kg", "--keep-days", "0.001")
         assert {entry["id"]: [entry["standing"], *entry["reasons"]] for entry in told["keep"]} == {
-            newer: ["damaged", "one of the newest 1 backups (keep_min_good)"],
+            newer: ["damaged", "else one of the newest 1 good backups (keep_min_good)"],
             older: ["good", "one of the newest 1 good backups (keep_min_good)"],
         }
         newest = copy_backup(job / older, times.now(), proven=False)
@@ -578,3 +580,18 @@ class TestRuns:
             dbbackup.ok("run", "kg")
         assert dbbackup.backups("kg")[0] == aged[0]
         assert len(dbbackup.backups("kg")) == 2
+
+    def test_what_is_known_of_an_earlier_backup_of_the_same_id_does_not_count(
+        self, dbbackup: Command, environment: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When a clock was set back, an id can come a second time; the first may have been verified."""
+        used = "20261121T013000Z"
+        options = {"type": "lmdb", "name": "kg", "path": str(environment), "repository": str(dbbackup.repository)}
+        job = jobs.parse({**options, "verify": False})
+        job.directory.create()
+        with job.directory.changed_state() as state:
+            state.verified[used] = Verification("2026-11-21T01:30:00.000Z", "passed")
+        monkeypatch.setattr(JobDirectory, "free_id", lambda *_: used)
+        backup.back_up(job)
+        assert dbbackup.backups("kg") == [used]
+        assert dbbackup.state("kg")["verified"] == {}

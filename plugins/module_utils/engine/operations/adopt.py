@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Set, Tuple
 
 from .. import times
 from ..errors import BackupError, CorruptError, Interrupted, UsageError, sentence
-from ..interrupts import more_work
+from ..interrupts import work_goes_on
 from ..jobs import Job, Settings
 from ..repository.manifest import Manifest
 from ..repository.published import PublishedBackup
@@ -160,7 +160,7 @@ def _each(
             adoption.already[file.path.name] = known[file.identity]
             continue
         # The backup before was published, which no signal could stop any more.
-        more_work()
+        work_goes_on()
         try:
             moment = moment_of(_shown(file.path), file.status.st_mtime_ns)
             adoption.adopted.append(function(file, FileSource(file.path, file.status), moment))

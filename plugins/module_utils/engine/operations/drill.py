@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional
 
 from .. import times
 from ..errors import BackupError, CorruptError
-from ..interrupts import more_work
+from ..interrupts import work_goes_on
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.state import Attempt, Verification
@@ -71,7 +71,7 @@ def _hold(directory: JobDirectory, backup: PublishedBackup, tools: Tools, progre
         owner, group = str(os.geteuid()), str(os.getegid())
         request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
         restored = restore.restore(directory, backup.id, request, progress=progress)
-        more_work()
+        work_goes_on()
         manifest = backup.manifest()
         source = source_of(manifest.engine.name)
         proven = source.drill(manifest, source.restoration(manifest, restored.destination), tools)

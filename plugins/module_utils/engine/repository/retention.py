@@ -164,8 +164,8 @@ def _by_rules(
     """The reasons to keep and to drop, by id.
 
     Slots are given to the good ones first, as if no others existed. What is worse stays where it would have a slot if
-    it counted as well, so it goes when its time has come, and never at the cost of a better one. And a good one that
-    only seems to be damaged, as the disk could not be read for a moment, loses nothing.
+    its kind counted as well, so it goes when its time has come, and never at the cost of a better one. And a good one
+    that only seems to be damaged, as the disk could not be read for a moment, loses nothing.
     """
     kept: Dict[str, List[str]] = {}
     dropped: Dict[str, List[str]] = {}
@@ -173,7 +173,7 @@ def _by_rules(
         asked = [candidate for candidate in past if candidate.standing is standing]
         if not asked or not good:
             continue
-        pool = [candidate for candidate in past if candidate.standing <= standing]
+        pool = [candidate for candidate in past if candidate.standing in (Standing.GOOD, standing)]
         rules = _rules(pool, good[0].time, policy, now)
         for candidate in asked:
             verdicts = [rule[candidate.id] for rule in rules]
@@ -259,12 +259,12 @@ def _younger(pool: List[Candidate], now: datetime.datetime, days: float) -> _Ver
 
 
 def _floor(past: List[Candidate], count: int, kept: Dict[str, List[str]]) -> None:
-    """Keep the newest good ones, and again what is worse where it would be one of them if it counted."""
-    for standing in Standing:
-        kind = "good backups" if standing is Standing.GOOD else "backups"
-        pool = [candidate for candidate in past if candidate.standing <= standing]
+    """Keep the newest good ones, and what is damaged where it would be one of them if it were good."""
+    told = f"one of the newest {count} good backups (keep_min_good)"
+    for standing, reason in ((Standing.GOOD, told), (Standing.DAMAGED, f"else {told}")):
+        pool = [candidate for candidate in past if candidate.standing in (Standing.GOOD, standing)]
         for candidate in pool[:count]:
-            kept.setdefault(candidate.id, [f"one of the newest {count} {kind} (keep_min_good)"])
+            kept.setdefault(candidate.id, [reason])
 
 
 def _whatever_the_rules(

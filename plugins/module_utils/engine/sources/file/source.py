@@ -15,18 +15,17 @@ from typing import Dict, List, Optional, Tuple
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, SourceError, naming
 from ...paths import is_safe_relative
-from ...processes import Child
+from ...processes import NOBODY, Child, lent_to_nobody
 from ...repository.manifest import UNKNOWN, Kind, Manifest, Named, Origin
 from ...repository.staging import Staging
 from ...stream.stages import CHUNK
 from .. import usage
 from ..base import Capture, Inspection, Restoration, Source, Tree
-from . import kinds, sqlite
+from ..sqlite import copies
+from . import kinds
 from .findings import Findings
 
 _ENGINE = Named("file", "1")
-# Bytes a second. SQLite tells nothing while it reads, so the patience grows with the file.
-_SLOWEST = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,21 +87,27 @@ class FileSource(Source):
 
     @staticmethod
     def can_check() -> bool:
-        return sqlite.sqlite3 is not None
+        return copies.sqlite3 is not None
 
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
         details = _details(origin)
         _name, path = _only(files)
-        check = kinds.check_of(details.kind)
-        child = Child(
-            lambda report: check(report, path),
-            what="the process that reads it",
-            timeout=timeout + path.stat().st_size / _SLOWEST,
-            failing=CorruptError,
-        )
-        with child:
-            findings = Findings(*child.result())
+        copied = copies.Copy(path)
+        with lent_to_nobody(path) as descriptor:
+            lent = Path(f"/proc/self/fd/{descriptor}")
+            child = Child(
+                lambda report: kinds.check(details.kind, report, lent, copied),
+                what="the process that reads it",
+                timeout=timeout,
+                owner=NOBODY,
+                # SQLite must be given its name, which leads through directories of others.
+                prepare=copied.open if details.kind == kinds.SQLITE else None,
+                descriptors=[descriptor],
+                failing=CorruptError,
+            )
+            with child:
+                findings = Findings(*child.result())
         return dataclasses.replace(origin, details=encode(dataclasses.replace(details, **findings._asdict())))
 
     @staticmethod
@@ -156,9 +161,12 @@ def _identity(status: os.stat_result) -> Tuple[int, ...]:
 
 def _details(origin: Origin) -> Details:
     try:
-        return decode(Details, origin.details, "source")
+        details = decode(Details, origin.details, "source")
     except DecodingError as error:
         raise CorruptError(f"the manifest is not valid: {error}") from error
+    if details.kind not in kinds.KINDS:
+        raise CorruptError(f"the manifest is not valid: source.kind: {details.kind!r} is not known")
+    return details
 
 
 def _only(files: Dict[str, Path]) -> Tuple[str, Path]:

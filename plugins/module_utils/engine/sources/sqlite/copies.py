@@ -66,7 +66,7 @@ def check_integrity(connection: Any) -> None:
     """
     problems = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})")]
     if problems != ["ok"]:
-        raise CorruptError("SQLite finds it damaged: " + "; ".join(" ".join(problem.split()) for problem in problems))
+        raise CorruptError("SQLite finds it damaged: " + "; ".join(map(_shown, problems)))
 
 
 def count_rows(connection: Any) -> Dict[str, int]:
@@ -101,6 +101,11 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise CorruptError(f"SQLite cannot read it: {error}") from error
+        raise CorruptError(f"SQLite cannot read it: {_shown(str(error))}") from error
     except (UnicodeError, OverflowError) as error:
         raise CorruptError(f"it holds a value that cannot be: {error}") from error
+
+
+def _shown(message: str) -> str:
+    """A message of SQLite as one line. It can hold names that are in the file, and so anything."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(message.split()))
