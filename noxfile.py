@@ -103,12 +103,25 @@ def importer(session: nox.Session) -> None:
 def molecule(session: nox.Session) -> None:
     """The scenarios, in containers with systemd as PID 1."""
     chroma_environment(session)
-    command = [sys.executable, "tests/docker/with_engine.py", "molecule", "test", "--all", *session.posargs]
-    code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    run_with_engine(session, "molecule", "test", "--all", *session.posargs)
+
+
+@nox.session
+def containers(session: nox.Session) -> None:
+    """Tests against databases in real containers, which the stage integration skips."""
+    chroma_environment(session)
+    tests = ["tests/integration/test_containers.py", "tests/integration/test_chroma_containers.py"]
+    run_with_engine(session, "pytest", *(session.posargs or tests))
+
+
+def run_with_engine(session: nox.Session, *command: str) -> None:
+    """Run a command where a Docker engine answers; skip it where there is none."""
+    arguments = [sys.executable, "tests/docker/with_engine.py", *command]
+    code = subprocess.run(arguments, stdin=subprocess.DEVNULL, check=False).returncode
     if code == NO_DOCKER_ENGINE:
         session.skip("no Docker engine answers; what to install is said above")
     if code:
-        session.error(f"molecule ended with exit code {code}")
+        session.error(f"{command[0]} ended with exit code {code}")
 
 
 def chroma_environment(session: nox.Session) -> None:

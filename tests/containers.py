@@ -20,8 +20,8 @@ from .tools import CHECKOUT, eventually, process
 IMAGE = "embedded-db-backup-target"
 CHROMA_IMAGE = "embedded-db-backup-chroma"
 HOW_TO = (
-    "needs a Docker engine and root: run the tests with "
-    ".venv/bin/python tests/docker/with_engine.py .venv/bin/python -m pytest"
+    "needs a Docker engine and root: run them as root with "
+    "`.venv/bin/nox -s containers`"
 )
 # Writes a database and a file of known bytes, holds the database open, and answers on port 8000 while it can read it.
 PROGRAM = """
