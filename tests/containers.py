@@ -19,10 +19,7 @@ from .tools import CHECKOUT, eventually, process
 
 IMAGE = "embedded-db-backup-target"
 CHROMA_IMAGE = "embedded-db-backup-chroma"
-HOW_TO = (
-    "needs a Docker engine and root: run them as root with "
-    "`.venv/bin/nox -s containers`"
-)
+HOW_TO = "needs a Docker engine and root: run them as root with `.venv/bin/nox -s containers`"
 # Writes a database and a file of known bytes, holds the database open, and answers on port 8000 while it can read it.
 PROGRAM = """
 import http.server, os, signal, sqlite3, sys

@@ -74,7 +74,7 @@ class TestDrill:
 
     def test_without_the_engine_says_nothing_of_the_backup(self, dbbackup: Command, saved: str, tmp_path: Path) -> None:
         assert saved
-        dbbackup.env = {**hide_libraries(tmp_path / "hidden", "lmdb"), **only_programs(tmp_path / "bin", "zstd")}
+        dbbackup.env = {**hide_libraries(tmp_path / "hidden", "lmdb"), **only_programs("zstd")}
         assert "needs the engine of lmdb" in dbbackup.fails(1, "drill", "kg")
         (job,) = dbbackup.ok("status", "kg")
         assert job["last_drill"] is None
@@ -136,7 +136,7 @@ class TestCheck:
         assert done.code == 1
         assert findings(done.json) == {"database": True, "last backup": False, "room": True}
         assert not dbbackup.repository.exists()
-        assert done.stderr == ""
+        assert done.stderr == "dbbackup: job kg is not well: last backup\n"
 
     def test_a_database_that_is_gone(self, dbbackup: Command, saved: str, tmp_path: Path) -> None:
         (tmp_path / "kg").rename(tmp_path / "elsewhere")

@@ -210,3 +210,40 @@ def test_takes_the_rights_of_the_owner_of_the_data_for_good(tmp_path: Path, uid:
         "root": False,
     }
     assert (private / "data/made").stat().st_uid == uid
+
+
+@pytest.mark.root
+def test_a_confined_child_sees_its_directory_only(tmp_path: Path) -> None:
+    """Also where its owner may not pass the directories above; prepare still has all rights, but the same view."""
+    inner = tmp_path / "closed/data"
+    inner.mkdir(parents=True)
+    (inner / "file").touch()
+    (inner / "link").symlink_to("/etc/passwd")
+    (inner / "secret").write_text("of root")
+    (inner / "secret").chmod(0o600)
+    inner.chmod(0o755)
+    inner.parent.chmod(0o700)
+    prepared: list[str] = []
+
+    def work(_report: Report) -> Any:
+        with contextlib.suppress(ImportError, ImportWarning):
+            import wave  # noqa: F401, PLC0415 - a library that nobody has loaded yet
+
+            return "imported from a foreign root"
+        return [os.getuid(), sorted(os.listdir("/")), os.path.exists("link"), prepared, os.access("secret", os.R_OK)]
+
+    told = answer_of(
+        work,
+        owner=Owner(NOBODY, NOBODY),
+        directory=inner,
+        confined=True,
+        prepare=lambda: prepared.append(Path("/secret").read_text()),
+    )
+    assert told == [NOBODY, ["file", "link", "secret"], False, ["of root"], False]
+
+
+@pytest.mark.root
+def test_a_child_in_another_root(tmp_path: Path) -> None:
+    (tmp_path / "root/inside").mkdir(parents=True)
+    told = answer_of(lambda _report: [os.getcwd(), os.listdir("/")], root=tmp_path / "root", directory=Path("/inside"))
+    assert told == ["/inside", ["inside"]]

@@ -23,8 +23,8 @@ def check(options: argparse.Namespace) -> Told:
     checked = checking.check(job, options.max_age_hours)
     rows = [["ok" if entry.good else "WRONG", entry.question, entry.text] for entry in checked.findings]
     text = table([options.job, "", ""], rows)
-    wrong = sum(1 for entry in checked.findings if not entry.good)
-    return Told(checked.to_json(), text, f"{options.job}: {wrong} things are not as they should be" if wrong else None)
+    wrong = ", ".join(entry.question for entry in checked.findings if not entry.good)
+    return Told(checked.to_json(), text, f"job {options.job} is not well: {wrong}" if wrong else None)
 
 
 def drill(options: argparse.Namespace) -> Told:
