@@ -143,7 +143,7 @@ def without_catalogue(work: Callable[[], Took]) -> Callable[[], Took]:
 
 
 def compete(contestants: list[Contestant], rounds: int) -> None:
-    for _ in range(rounds):
+    for _unused in range(rounds):
         for contestant in contestants:
             contestant.took.append(contestant.work())
 

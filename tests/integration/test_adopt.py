@@ -74,7 +74,7 @@ class TestAdoption:
     def test_each_file_is_a_backup(self, dbbackup: Command, seeds: Path, tmp_path: Path) -> None:
         before = snapshot(seeds)
         for name, backup_id in IDS.items():
-            job = name.split("-")[0]
+            job = name.split("-", maxsplit=1)[0]
             told = dbbackup.ok("adopt", seeds, "--pattern", f"{job}-*")
             (adopted,) = told["adopted"]
             assert (told["changed"], told["job"], adopted["id"], adopted["file"]) == (True, job, backup_id, name)

@@ -118,7 +118,7 @@ def test_any_jumps(clock: Clock, seed: int, tmp_path: Path) -> None:
     """After each run and prune the newest good one that is not of the future is there, and restores."""
     chance, moment = random.Random(seed), TODAY
     known: set[str] = set()
-    for _ in range(8):
+    for _unused in range(8):
         # Not the same second again: of two that began in one, only their milliseconds tell which is the newer.
         moment += chance.choice([1, 1, 1, -1]) * DAY * chance.choice([0, 1, 1, 2, 40, 400, 4000]) + MINUTE
         made = clock.run(moment)["backup"]["id"]

@@ -338,7 +338,7 @@ class TestProtection:
         """Some say so, some say another reason; at the end it is protected, and nothing else is left."""
         path = dbbackup.repository / "kg" / saved[0]
         before = set(bytes_of(path))
-        for _ in range(3):
+        for _unused in range(3):
             arguments = [dbbackup.arguments("protect", "kg", "--id", saved[0], "--reason", str(n)) for n in range(6)]
             with process(arguments[0]) as a, process(arguments[1]) as b, process(arguments[2]) as c:
                 assert [one.wait(60) for one in (a, b, c)] == [0, 0, 0]
@@ -576,7 +576,7 @@ class TestRuns:
 
     def test_an_unverified_run_evicts_no_good_one(self, dbbackup: Command, environment: Path, aged: list[str]) -> None:
         dbbackup.job("kg", environment, keep_last=1, verify=False)
-        for _ in range(3):
+        for _unused in range(3):
             dbbackup.ok("run", "kg")
         assert dbbackup.backups("kg")[0] == aged[0]
         assert len(dbbackup.backups("kg")) == 2

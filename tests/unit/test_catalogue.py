@@ -218,7 +218,7 @@ def test_a_backup_that_is_removed_meanwhile_is_passed_over(job: JobDirectory, mo
     monkeypatch.setattr(JobDirectory, "backups", lambda _self: listed)
     shutil.rmtree(listed[0].path)
     shutil.rmtree(listed[1].path)
-    for _ in range(2):
+    for _unused in range(2):
         assert [entry.id for entry in job.catalogue()] == [backup.id for backup in listed[2:]]
         assert job.latest_good() == listed[2]
         file_of(job).unlink(missing_ok=True)

@@ -72,8 +72,9 @@ def test_answers_of_another_form_are_no_reason_to_crash(strange: Any) -> None:
     for part, inner in ANSWER.items():
         found = Container.of({**ANSWER, part: strange})
         assert isinstance(found.mounts, list)
-        for key in inner if isinstance(inner, dict) else []:
-            Container.of({**ANSWER, part: {**inner, key: strange}})
+        if isinstance(inner, dict):
+            for key in inner:
+                Container.of({**ANSWER, part: {**inner, key: strange}})
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def decode(wanted: Type[T], value: Any, place: str = "") -> T:
     for name, field in fields.items():
         if name in value:
             entry = value[name]
-            is_plain = type(entry) in field.plain
+            is_plain = entry.__class__ in field.plain
             arguments[name] = entry if is_plain else _decode_value(field.wanted, entry, _join(place, name))
         elif field.is_required:
             raise DecodingError(_fault(_join(place, name), "is missing"))
@@ -89,7 +89,7 @@ def did_you_mean(word: str, known: List[str]) -> str:
 
 
 def _decode_value(wanted: Any, value: Any, place: str) -> Any:
-    if wanted is Any or type(value) is wanted:
+    if wanted is Any or value.__class__ is wanted:
         return value
     origin = typing.get_origin(wanted)
     if origin is Union:

@@ -218,7 +218,8 @@ def _by_host(look: Look, root: int, directory: PurePosixPath) -> Iterator[_Reach
     surroundings = Place(Path("/"), root=_path_of(root))
     with inside.resolved(root, directory) as wanted:
         for way, source, path in _sources(look.container, wanted.path):
-            with _opened(source) as opened:
+            with contextlib.ExitStack() as stack:
+                opened = stack.enter_context(_opened(source))
                 if opened is not None and _is_same(opened, path, wanted.identity):
                     yield way, Place(Path(path), root=_path_of(opened)), surroundings
                     return

@@ -63,18 +63,22 @@ class _Unpickler(pickle.Unpickler):
         raise CorruptError("index_metadata.pickle refers to something outside of it")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _names(fields: Any) -> Names:
     if not isinstance(fields, dict):
         raise CorruptError("index_metadata.pickle does not hold what Chroma writes")
     labels, added = fields.get("id_to_label"), fields.get("total_elements_added")
     last, back = fields.get("max_seq_id"), fields.get("label_to_id")
-    if not (isinstance(labels, dict) and isinstance(back, dict) and type(added) is int):
+    if not (isinstance(labels, dict) and isinstance(back, dict) and _is_number(added)):
         raise CorruptError("index_metadata.pickle does not have the fields that Chroma writes")
-    if not all(type(key) is str and type(label) is int for key, label in labels.items()):
+    if not all(isinstance(key, str) and _is_number(label) for key, label in labels.items()):
         raise CorruptError("index_metadata.pickle has an id or a label of a wrong type")
     if len(back) != len(labels) or any(back.get(label) != key for key, label in labels.items()):
         raise CorruptError("index_metadata.pickle does not agree with itself on ids and labels")
-    return Names(labels, added, last if type(last) is int else None)
+    return Names(labels, added, last if _is_number(last) else None)
 
 
 @contextlib.contextmanager

@@ -195,8 +195,9 @@ class ChromaSource(Source):
         options = self._options
         if options.container is not None:
             elsewhere = ["/" + path for path in options.included_elsewhere]
-            with locate(options.container, options.docker_host, self._directory, scratch, elsewhere) as located:
-                yield Whereabouts.of(located)
+            located = locate(options.container, options.docker_host, self._directory, scratch, elsewhere)
+            with contextlib.ExitStack() as stack:
+                yield Whereabouts.of(stack.enter_context(located))
         elif self._directory:
             yield Whereabouts(Place(self._directory))
 

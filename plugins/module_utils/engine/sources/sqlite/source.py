@@ -187,10 +187,11 @@ class SqliteSource(Source):
             return
         options, parent = self._options, self._path.parent
         elsewhere = ["/" + path for path in options.included_elsewhere]
-        with locate(
+        located = locate(
             self._options.container, options.docker_host, parent, self._path.name, scratch, include=elsewhere
-        ) as located:
-            yield Whereabouts.of(located)
+        )
+        with contextlib.ExitStack() as stack:
+            yield Whereabouts.of(stack.enter_context(located))
 
     def _site(self, place: Place, whereabouts: Whereabouts) -> Site:
         shown = whereabouts.shown(str(self._path.parent), self._path.name)
