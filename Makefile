@@ -13,7 +13,7 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 	@.venv/bin/python demo/demo.py
 
 setup-test:  ## the same with all that the tests need
-	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3
 	@$(PYTHON) tools/setup.py requirements-test.txt
 
 test: setup-test  ## every stage of the tests, with a table at the end
@@ -22,15 +22,18 @@ test: setup-test  ## every stage of the tests, with a table at the end
 test-fast: setup-test  ## without the slow stages, for daily work
 	@.venv/bin/python tools/stages.py --tags fast
 
-bench: setup-test  ## compare speed and memory with mdb_copy, zstd, tar and restic
+bench: setup-test  ## compare speed and memory with mdb_copy, zstd, tar, cp, sqlite3 and restic
 	@$(PYTHON) tools/debian.py restic=restic
-	@code=0; for name in lmdb retention; do .venv/bin/python bench/$$name.py || code=1; done; exit $$code
+	@$(PYTHON) tools/setup.py requirements-chroma.txt .venv-chroma
+	@code=0; for name in lmdb chroma retention; do .venv/bin/python bench/$$name.py || code=1; done; exit $$code
 
 pins: setup-test  ## record what the requirements bring along
 	@.venv/bin/python -m pip freeze > constraints.txt
 	@$(PYTHON) tools/setup.py requirements-importer.txt .venv-importer
 	@.venv-importer/bin/python -m pip freeze > constraints-importer.txt
+	@$(PYTHON) tools/setup.py requirements-chroma.txt .venv-chroma
+	@.venv-chroma/bin/python -m pip freeze > constraints-chroma.txt
 
 clean:  ## remove all that the other commands made
-	rm -rf .venv .venv-importer .ansible .cache .*_cache .hypothesis build
+	rm -rf .venv .venv-* .ansible .cache .*_cache .hypothesis build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -56,7 +56,8 @@ def unit(session: nox.Session) -> None:
 
 @nox.session(tags=["fast"])
 def integration(session: nox.Session) -> None:
-    """Tests against real LMDB environments, live writers and real failures."""
+    """Tests against real databases and servers, live writers and real failures."""
+    chroma_environment(session)
     session.run("pytest", "tests/integration", *session.posargs)
 
 
@@ -101,12 +102,18 @@ def importer(session: nox.Session) -> None:
 @nox.session
 def molecule(session: nox.Session) -> None:
     """The scenarios, in containers with systemd as PID 1."""
+    chroma_environment(session)
     command = [sys.executable, "tests/docker/with_engine.py", "molecule", "test", "--all", *session.posargs]
     code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
     if code == NO_DOCKER_ENGINE:
         session.skip("no Docker engine answers; what to install is said above")
     if code:
         session.error(f"molecule ended with exit code {code}")
+
+
+def chroma_environment(session: nox.Session) -> None:
+    """Provide the virtual environment in which tests find a real Chroma server."""
+    session.run("python", "tools/setup.py", "requirements-chroma.txt", ".venv-chroma")
 
 
 def build_artifact(session: nox.Session, folder: str) -> str:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import lmdb
@@ -210,15 +213,19 @@ def hide_libraries(folder: Path, *names: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def only_programs(folder: Path, *names: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment variables under which PATH has these programs and no other."""
-    folder.mkdir(parents=True, exist_ok=True)
+def only_programs(*names: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment variables under which PATH has these programs and no other.
+
+    Not in a folder of pytest: what runs as nobody must find them too, and another pytest that starts closes those.
+    """
+    folder = Path(mkdtemp(prefix="programs-"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
     for name in names:
         (place,) = [
             Path(part, name) for part in (environ or os.environ)["PATH"].split(":") if Path(part, name).exists()
         ][:1]
         (folder / name).symlink_to(place)
-    make_reachable(folder)
     return {"PATH": str(folder)}
 
 

@@ -12,7 +12,8 @@ version_added: 0.1.0
 author:
   - The embedded.db_backup authors (@embedded-db-backup)
 description:
-  - Tells the jobs of a repository, their backups with sizes and ages, and the last attempt, success and verification.
+  - Tells the jobs of a repository, their backups with sizes and ages, and the last attempt, success, verification
+    and drill.
   - Changes nothing. The content of backups is not read, see M(embedded.db_backup.backup_verify).
 options:
   name:

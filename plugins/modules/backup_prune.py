@@ -67,7 +67,9 @@ keep:
       type: str
       sample: 20261121T013000Z
     standing:
-      description: V(good), V(unverified) or V(damaged).
+      description:
+        - V(good), V(unverified) or V(damaged).
+        - A backup that may be torn, as an adopted copy of a running database, is never better than V(unverified).
       type: str
       sample: good
     reasons:

@@ -18,7 +18,7 @@ description:
   - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
   - New directories get the owner of the files in them and their mode, with the right to search where there is the right
     to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
-  - Stop the application first. A destination that an application has open is refused.
+  - Stop the application first, or name its O(container). A destination that an application has open is refused.
 options:
   name:
     description: Name of the job.
@@ -45,6 +45,23 @@ options:
   mode:
     description: Mode of the restored database files, as V('0640'). Without it, as in the backup.
     type: raw
+  container:
+    description:
+      - Name or id of the container of the application. It is stopped when the restored files are ready, and started
+        again when they are in place, if it was running before. Should it not come up then, all is undone and it is
+        started with the old files. It is started again also when the restore is killed.
+      - Without O(dest), a backup of a container goes to its volume or bind mount, a backup of a directory to that.
+      - Needs the Python library C(docker) on the target.
+    type: str
+  docker_host:
+    description: Address of the Docker engine, as V(unix:///var/run/docker.sock). Without it, the one of the variable
+      E(DOCKER_HOST), else that of this host.
+    type: str
+  heartbeat:
+    description:
+      - URL that must answer with status 200 within a minute after the start of O(container). Without it, a Chroma
+        server is asked for its own heartbeat; any other container must just stay up.
+    type: str
   timeout:
     description: Seconds without a sign of life after which the process is ended that reads a copy which was never
       opened before.
@@ -68,6 +85,12 @@ EXAMPLES = r"""
   embedded.db_backup.backup_restore:
     name: kg
     id: 20261121T013000Z
+    force: true
+
+- name: Restore into the volume of a Chroma server, which is stopped meanwhile and must answer afterwards
+  embedded.db_backup.backup_restore:
+    name: vectors
+    container: chroma
     force: true
 """
 
@@ -196,6 +219,7 @@ from typing import Any, Dict, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, essence, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
@@ -211,6 +235,9 @@ def main() -> None:
             "owner": {"type": "str"},
             "group": {"type": "str"},
             "mode": {"type": "raw"},
+            "container": {"type": "str"},
+            "docker_host": {"type": "str"},
+            "heartbeat": {"type": "str"},
             "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
@@ -227,6 +254,8 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         owner=params["owner"],
         group=params["group"],
         mode=mode_bits(params["mode"]),
+        container=Address(params["container"], params["docker_host"]) if params["container"] else None,
+        heartbeat=params["heartbeat"],
         timeout=params["timeout"],
         describe=module._diff,
     )

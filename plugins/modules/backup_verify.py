@@ -25,6 +25,26 @@ options:
   id:
     description: Which backup. Without it the newest one.
     type: str
+  drill:
+    description:
+      - Restore the backup into a private directory of the repository, as if the data were lost, and open it there with
+        the real engine, which for Chroma is a server started on the copy.
+      - Needs room for one uncompressed copy. The result is remembered as the last drill.
+    type: bool
+    default: false
+  drill_image:
+    description:
+      - Image of the server to hold the drill with, for databases that have one. It must be on the target already,
+        nothing is pulled. Its container gets no way out of the host and answers on the loopback interface only.
+    type: str
+  drill_command:
+    description: Program of the server to hold the drill with, when there is no O(drill_image). Without both, it is
+      searched for on the PATH.
+    type: str
+  docker_host:
+    description: Address of the Docker engine for O(drill_image). Without it, the one of the variable E(DOCKER_HOST),
+      else that of this host.
+    type: str
   timeout:
     description: Seconds without a sign of life after which the process that reads the copy is ended.
     type: int
@@ -46,6 +66,12 @@ EXAMPLES = r"""
   embedded.db_backup.backup_verify:
     name: kg
 
+- name: Prove once a week that the backups of Chroma can be restored
+  embedded.db_backup.backup_verify:
+    name: vectors
+    drill: true
+    drill_image: chromadb/chroma:1.5.9
+
 - name: Verify one backup
   embedded.db_backup.backup_verify:
     name: kg
@@ -58,10 +84,16 @@ path:
   returned: success
   type: str
   sample: /var/backups/db-backup/kg/20261121T013000Z
+proven:
+  description: What a drill has proven, a sentence per entry.
+  returned: with O(drill)
+  type: list
+  elements: str
+  sample: [opened and read whole by its engine]
 opened:
   description: Whether the engine has opened and read the copy. Where the target lacks it, only checksums are compared,
     with a warning.
-  returned: success
+  returned: without O(drill)
   type: bool
   sample: true
 backup:
@@ -166,7 +198,9 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.drill import drill
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.verify import verify
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Tools
 
 
 def main() -> None:
@@ -174,6 +208,10 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "id": {"type": "str"},
+            "drill": {"type": "bool", "default": False},
+            "drill_image": {"type": "str"},
+            "drill_command": {"type": "str"},
+            "docker_host": {"type": "str"},
             "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
@@ -181,9 +219,12 @@ def main() -> None:
     )
 
     def work() -> Dict[str, Any]:
-        job = repository_at(module.params["repository"]).job(module.params["name"])
-        timeout = module.params["timeout"]
-        return verify(job, module.params["id"], remember=not module.check_mode, timeout=timeout).to_json()
+        params, remember = module.params, not module.check_mode
+        job, timeout = repository_at(params["repository"]).job(params["name"]), params["timeout"]
+        if not params["drill"]:
+            return verify(job, params["id"], remember=remember, timeout=timeout).to_json()
+        tools = Tools(params["drill_image"], params["drill_command"], params["docker_host"], timeout)
+        return drill(job, params["id"], tools, remember=remember).to_json()
 
     finish(module, work)
 

@@ -79,7 +79,9 @@ def docker(host: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run(command: list[str], host: str) -> int:
     """Run the command and return its exit code; a signal to this process ends the command first."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-    with subprocess.Popen(command, env={**os.environ, "DOCKER_HOST": host, "PATH": path}) as child:
+    # A socket, as a container needs it that is to talk to the engine.
+    engine = {"DOCKER_HOST": host, "DOCKER_SOCKET": host.removeprefix("unix://")}
+    with subprocess.Popen(command, env={**os.environ, **engine, "PATH": path}) as child:
         try:
             return child.wait()
         except SystemExit:

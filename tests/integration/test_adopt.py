@@ -279,6 +279,15 @@ class TestRefusals:
         assert directory.backups() == []
         assert len(adopting.adopt(directory, seeds, "datahike-*").adopted) == 1
 
+    def test_file_that_changes_when_all_is_done(
+        self, tmp_path: Path, seeds: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was published is told of, whatever became of the file meanwhile."""
+        directory = Repository(tmp_path / "repository").job("datahike")
+        FaultAt((seeds / DATAHIKE).unlink, turn=1).install(monkeypatch, "rename")
+        adoption = adopting.adopt(directory, seeds, "datahike-*")
+        assert ([one.id for one in adoption.adopted], adoption.refused) == ([IDS[DATAHIKE]], [])
+
 
 class TestRetention:
     def prune(self, dbbackup: Command, *options: str) -> dict[str, str]:
@@ -301,7 +310,8 @@ class TestRetention:
         shutil.copy2(seeds / CHROMA, seeds / "chroma-20251110-0130.sqlite3")
         dbbackup.ok("adopt", seeds, "--pattern", "*", "--job", "all")
         kept = self.prune(dbbackup, "--keep-days", "0.01", "--keep-min-good", "1")
-        assert kept == {IDS[DATAHIKE]: "good"}
+        assert kept[IDS[DATAHIKE]] == "good"
+        assert IDS[CHROMA] not in kept
 
     def test_good_one_is_restored_first(self, dbbackup: Command, seeds: Path, tmp_path: Path) -> None:
         (seeds / CHROMA).rename(seeds / "chroma-20251110-0130.sqlite3")

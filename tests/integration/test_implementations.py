@@ -48,8 +48,7 @@ def be_on(host: str, command: Command, folder: Path) -> None:
     """From now on the command runs on such a host."""
     hidden, programs = HOSTS[host]
     command.env = hide_libraries(folder / f"hidden on {host}", *hidden)
-    shutil.rmtree(folder / f"programs of {host}", ignore_errors=True)
-    command.env |= only_programs(folder / f"programs of {host}", *programs)
+    command.env |= only_programs(*programs)
 
 
 def databases_in(manifest: dict[str, Any]) -> dict[str | None, int]:
@@ -122,13 +121,11 @@ class TestCompression:
 class TestByHand:
     """The commands of the manifest, run with nothing but the usual programs."""
 
-    def by_hand(self, backup: Path, dest: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    def by_hand(self, backup: Path, dest: Path) -> subprocess.CompletedProcess[str]:
         dest.mkdir()
         commands = json.loads((backup / "manifest.json").read_text())["restore_by_hand"]
         script = "\n".join(["set -e -o pipefail", *commands]).replace("DESTINATION", '"$DESTINATION"')
-        programs = folder / "programs by hand"
-        shutil.rmtree(programs, ignore_errors=True)
-        environ = {**only_programs(programs, *BY_HAND), "DESTINATION": str(dest)}
+        environ = {**only_programs(*BY_HAND), "DESTINATION": str(dest)}
         bash = shutil.which("bash")
         assert bash
         return subprocess.run([bash, "-c", script], env=environ, capture_output=True, text=True, check=False)
@@ -143,7 +140,7 @@ class TestByHand:
         dbbackup.job("kg", tree, compression=compression, compact=compact, include=["me dia"])
         backup = Path(dbbackup.ok("run", "kg")["path"])
         dest = tmp_path / "by hand"
-        done = self.by_hand(backup, dest, tmp_path)
+        done = self.by_hand(backup, dest)
         assert done.returncode == 0, done
         assert done.stdout.count(": OK\n") == len(content) + 2
         assert {name: content_of(dest / name) for name in content} == content
@@ -153,7 +150,7 @@ class TestByHand:
         content = make_environment(tmp_path / "app/it's data.lmdb", subdir=False)
         dbbackup.job("kg", tmp_path / "app/it's data.lmdb")
         backup = Path(dbbackup.ok("run", "kg")["path"])
-        assert self.by_hand(backup, tmp_path / "dest", tmp_path).returncode == 0
+        assert self.by_hand(backup, tmp_path / "dest").returncode == 0
         assert content_of(tmp_path / "dest/it's data.lmdb") == content
 
     @pytest.mark.parametrize("damaged", ["data.mdb.zst", "manifest.json"])
@@ -168,7 +165,7 @@ class TestByHand:
         if damaged == "manifest.json":
             data[-2] = ord("}")
             (backup / damaged).write_bytes(bytes(data[:-1]) + b" \n")
-        done = self.by_hand(backup, tmp_path / "dest", tmp_path)
+        done = self.by_hand(backup, tmp_path / "dest")
         assert done.returncode != 0
         assert f"{damaged}: FAILED" in done.stdout
         assert os.listdir(tmp_path / "dest") == []
@@ -303,7 +300,7 @@ class TestNothingInstalled:
         dbbackup.job("kg", source, compression="gzip", include=["media"])
         dbbackup.ok("run", "kg")
         dbbackup.env = hide_libraries(tmp_path / "hidden", "lmdb", "zstandard")
-        dbbackup.env |= only_programs(tmp_path / "programs")
+        dbbackup.env |= only_programs()
         return dbbackup
 
     def test_backup_says_what_to_install(self, bare: Command) -> None:

@@ -19,6 +19,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert description.loader
     module = importlib.util.module_from_spec(description)
     monkeypatch.setitem(sys.modules, "bench_of_lmdb", module)
+    # As for a script, whose own directory is searched first.
+    monkeypatch.syspath_prepend(CHECKOUT / "bench")
     description.loader.exec_module(module)
     for name in ("prepare", "compete", "report", "remove", "application"):
         monkeypatch.setattr(module, name, lambda *_arguments: None)

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import CorruptError, SourceError
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Child, Report
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file import kinds
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Report
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Origin
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file import edn, kinds
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.findings import Findings
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.moments import moment_of
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.source import FileSource
 from ansible_collections.embedded.db_backup.tests.tools import make_environment
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,9 +34,9 @@ def checked(kind: str, content: bytes, folder: Path) -> Findings:
     """What the check of the kind tells of a file, in a child process as always."""
     path = folder / "a ?file#%41"
     path.write_bytes(content)
-    check = kinds.check_of(kind)
-    with Child(lambda report: check(report, path), what="it", timeout=60, failing=CorruptError) as child:
-        return Findings(*child.result())
+    path.chmod(0o600)
+    origin = FileSource.check({path.name: path}, Origin(str(path), len(content), details={"kind": kind}), 60)
+    return Findings(origin.details["verified"], origin.details["not_verified"])
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ class TestKinds:
 
     def test_unknown_kind_in_a_manifest(self) -> None:
         with pytest.raises(CorruptError, match="'exe' is not known"):
-            kinds.check_of("exe")
+            FileSource.trees(Origin("/srv/backup.exe", 1, details={"kind": "exe"}))
 
     def test_nothing_is_claimed_of_other_files(self, folder: Path) -> None:
         assert checked("other", b"whatever", folder).verified == []
@@ -163,7 +165,7 @@ class TestSqlite:
     def test_index_that_does_not_fit(self, folder: Path) -> None:
         content = self.database(folder)
         place = content.rindex(b"text 1text 1")
-        with pytest.raises(CorruptError, match="SQLite finds a fault in it: '"):
+        with pytest.raises(CorruptError, match="SQLite finds it damaged: row 2 missing"):
             checked("sqlite3", content[:place] + b"fext" + content[place + 4 :], folder)
 
     @pytest.mark.parametrize("content", [b"x", b"SQLite format 3\0", b"SQLite format 3\0" + bytes(200), bytes(9000)])
@@ -367,7 +369,7 @@ class TestEdn:
         path.write_bytes(content)
         with open(os.devnull, "wb") as nowhere:
             try:
-                kinds.check_of("edn")(Report(nowhere.fileno(), nowhere.fileno()), path)
+                edn.check(Report(nowhere.fileno(), nowhere.fileno()), path)
             except CorruptError as error:
                 return str(error)
         return None

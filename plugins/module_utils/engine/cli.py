@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import adoption, backups, listing, retention
+from .commands import adoption, backups, listing, retention, trials
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = add_for_job("verify", backups.verify, "read a backup and open it")
     verify.add_argument("--id", help="default: the newest")
     _timeout(verify)
+    look = add_for_job("check", trials.check, "tell whether a job could run and how its backups are")
+    look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
+    _drill_options(add_for_job("drill", trials.drill, "restore a backup aside and open it with the real engine"))
     _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
     _adopt_options(add("adopt", adoption.adopt, "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
@@ -82,6 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _drill_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id", help="default: the newest")
+    parser.add_argument("--drill-image", metavar="IMAGE", help="image of the server to open it with")
+    parser.add_argument("--drill-command", metavar="PROGRAM", help="program of the server to open it with")
+    _docker_host(parser)
+
+
+def _docker_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--docker-host", metavar="ADDRESS", help="the Docker engine, default: as for docker")
+
+
 def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", help="default: the newest good one")
     parser.add_argument("--dest", type=Path, metavar="PATH", help="default: where it came from")
@@ -89,6 +103,9 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner", help="user of the restored files")
     parser.add_argument("--group", help="group of the restored files")
     parser.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
+    parser.add_argument("--container", help="stop it while its files are exchanged, and start it again")
+    _docker_host(parser)
+    parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     _timeout(parser)
     _dry_run(parser)
 

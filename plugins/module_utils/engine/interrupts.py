@@ -49,8 +49,8 @@ def end_of_work() -> None:
     _state.too_late = True
 
 
-def more_work() -> None:
-    """Something was finished and more is to come: a signal that had no effect has it now."""
+def work_goes_on() -> None:
+    """What was to be the end was but a step: signals have their effect again, also one that came meanwhile."""
     _state.too_late = False
     _raise_pending()
 

@@ -22,7 +22,7 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Optional, Sequence, Type
+from typing import Any, Callable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Type
 
 from .errors import BackupError, SourceError, UsageError, naming, sentence
 from .stream.stages import CHUNK, write_all
@@ -118,6 +118,10 @@ class Child:
     Of the parent's descriptors it keeps those that are named. function gets a Report; what it returns must be JSON.
     Its bytes to report.output are read with chunks, its result with result. A BackupError in the child is raised again
     in the parent, as failing; a crash or a silence of timeout seconds as well, with what as subject of the sentence.
+
+    Before it calls the function, the child takes root for its "/", enters directory below it, takes that for its "/"
+    when confined, calls prepare, and takes the rights of owner. Of this, what only root can do is left out for others,
+    except for a change to root.
     """
 
     def __init__(
@@ -127,7 +131,10 @@ class Child:
         what: str,
         timeout: float,
         owner: Optional[Owner] = None,
+        root: Optional[Path] = None,
         directory: Optional[Path] = None,
+        confined: bool = False,
+        prepare: Optional[Callable[[], None]] = None,
         descriptors: Sequence[int] = (),
         failing: Type[BackupError] = SourceError,
     ) -> None:
@@ -142,9 +149,8 @@ class Child:
         life, self._life = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
-            _run_in_child(
-                function, Report(reports, output), life, owner=owner, directory=directory, descriptors=descriptors
-            )
+            setting = _Setting(owner, root, directory, confined, prepare)
+            _run_in_child(function, Report(reports, output), life, descriptors, setting)
         for descriptor in (output, reports, life):
             os.close(descriptor)
 
@@ -210,28 +216,45 @@ class Child:
             raise self._failing(f"{self._what} gave no sign of life for {self._timeout:g} seconds and was ended")
 
 
+class _Setting(NamedTuple):
+    owner: Optional[Owner]
+    root: Optional[Path]
+    directory: Optional[Path]
+    confined: bool
+    prepare: Optional[Callable[[], None]]
+
+    def enter(self) -> None:
+        owner = self.owner if os.geteuid() == 0 else None
+        # Asked of this host: the libraries that know the answer must not be loaded from another root.
+        groups = _groups(owner) if owner else []
+        if self.root:
+            _change_root(self.root)
+        if self.directory:
+            # Entered while still root: the owner of the data may be unable to pass the directories above it.
+            os.chdir(self.directory)
+        if self.confined and os.geteuid() == 0:
+            _change_root(Path())
+        if self.prepare:
+            self.prepare()
+        if owner and owner.uid != 0:
+            os.setgroups(groups)
+            os.setgid(owner.gid)
+            os.setuid(owner.uid)
+
+
 def _run_in_child(
-    function: Callable[[Report], Any],
-    report: Report,
-    life: int,
-    *,
-    owner: Optional[Owner],
-    directory: Optional[Path],
-    descriptors: Sequence[int],
+    function: Callable[[Report], Any], report: Report, life: int, descriptors: Sequence[int], setting: _Setting
 ) -> NoReturn:
     status = 0
     try:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        _keep_open(report.output, report.descriptor, life, *descriptors)
-        if directory:
-            # Entered while still root: the owner of the data may be unable to pass the directories above it.
-            os.chdir(directory)
-        if owner and os.geteuid() == 0 and owner.uid != 0:
-            _become(owner)
-        _guard(life)
-        _keep_open(report.output, report.descriptor, *descriptors)
+        own = (report.output, report.descriptor, *descriptors)
+        _keep_open(life, *own)
+        setting.enter()
+        _guard(life, own)
+        os.close(life)
         result = function(report)
         os.close(report.output)
         report.send({"result": result})
@@ -251,16 +274,22 @@ def _report_failure(report: Report, error: BaseException) -> None:
         report.send({"error": message})
 
 
-def _become(owner: Owner) -> None:
+def _change_root(root: Path) -> None:
+    os.chroot(root)
+    os.chdir("/")
+    # Nothing is imported from a foreign root.
+    sys.path[:] = []
+    sys.meta_path[:] = []
+
+
+def _groups(owner: Owner) -> List[int]:
     try:
-        os.initgroups(pwd.getpwuid(owner.uid).pw_name, owner.gid)
+        return os.getgrouplist(pwd.getpwuid(owner.uid).pw_name, owner.gid)
     except KeyError:
-        os.setgroups([])
-    os.setgid(owner.gid)
-    os.setuid(owner.uid)
+        return []
 
 
-def _guard(life: int) -> None:
+def _guard(life: int, others: Sequence[int]) -> None:
     """Leave a process behind that ends this one and its children when the parent dies, but not at once.
 
     A child whose parent is gone fails at its next write and so closes its database, which frees its place in the table
@@ -269,7 +298,8 @@ def _guard(life: int) -> None:
     worker = os.getpid()
     if os.fork() != 0:
         return
-    _keep_open(life)
+    for descriptor in others:
+        os.close(descriptor)
     os.read(life, 1)
     deadline = time.monotonic() + _GRACE
     while os.getppid() == worker and time.monotonic() < deadline:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from .. import jobs
+from ..containers.container import Address
 from ..operations import backup
 from ..operations import restore as restoring
 from ..operations import verify as verifying
@@ -65,6 +66,8 @@ def restore(options: argparse.Namespace) -> Told:
         group=options.group,
         mode=options.mode,
         timeout=options.timeout,
+        container=Address(options.container, options.docker_host) if options.container else None,
+        heartbeat=options.heartbeat,
     )
     with ProgressBar("restoring", options.quiet) as progress:
         result = restoring.restore(

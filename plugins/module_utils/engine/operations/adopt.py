@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Set, Tuple
 
 from .. import times
 from ..errors import BackupError, CorruptError, Interrupted, UsageError, sentence
-from ..interrupts import more_work
+from ..interrupts import work_goes_on
 from ..jobs import Job, Settings
 from ..repository.manifest import Manifest
 from ..repository.published import PublishedBackup
@@ -95,12 +95,8 @@ def adopt(directory: JobDirectory, folder: Path, pattern: str, progress: Progres
     def take(file: _Found, source: FileSource, moment: Moment) -> Adopted:
         made.append(_make(directory, file, source, moment, progress))
         manifest = made[-1]
-        details = manifest.source.details
-        return dataclasses.replace(
-            _predicted(file, source, moment, manifest.id),
-            verified=details["verified"],
-            not_verified=details["not_verified"],
-        )
+        name, size = file.path.name, file.status.st_size
+        return Adopted(name, manifest.id, size=size, time_from=moment.told_by, **manifest.source.details)
 
     with directory.lock():
         directory.remove_leftovers()
@@ -122,7 +118,7 @@ def predict(directory: JobDirectory, folder: Path, pattern: str) -> Adoption:
         while backup_id in taken:
             backup_id = directory.free_id(times.from_id(backup_id) + datetime.timedelta(seconds=1))
         taken.add(backup_id)
-        return _predicted(file, source, moment, backup_id)
+        return Adopted(file.path.name, backup_id, source.kind, file.status.st_size, moment.told_by)
 
     _each(directory, files, adoption, foresee)
     return adoption
@@ -164,7 +160,7 @@ def _each(
             adoption.already[file.path.name] = known[file.identity]
             continue
         # The backup before was published, which no signal could stop any more.
-        more_work()
+        work_goes_on()
         try:
             moment = moment_of(_shown(file.path), file.status.st_mtime_ns)
             adoption.adopted.append(function(file, FileSource(file.path, file.status), moment))
@@ -201,10 +197,6 @@ def _make(directory: JobDirectory, file: _Found, source: FileSource, moment: Mom
     }
     with directory.staging(moment.time, job.compression) as staging:
         return make(job, staging, moment.time, progress, annotation)[1]
-
-
-def _predicted(file: _Found, source: FileSource, moment: Moment, backup_id: str) -> Adopted:
-    return Adopted(file.path.name, backup_id, source.kind, file.status.st_size, moment.told_by)
 
 
 def _conclude(directory: JobDirectory, made: List[Manifest], adoption: Adoption) -> None:

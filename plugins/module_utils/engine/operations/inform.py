@@ -101,7 +101,7 @@ def _job(directory: JobDirectory, policy: Optional[Policy]) -> JobInfo:
         path=str(directory.path),
         count=len(backups),
         repo_size=sum(backup.repo_size or 0 for backup in backups),
-        last_attempt=_settled(directory, state.last_attempt),
+        last_attempt=settled(directory, state.last_attempt),
         last_success=state.last_success,
         last_verify=state.last_verify,
         last_drill=state.last_drill,
@@ -134,7 +134,7 @@ def _backup(
     )
 
 
-def _settled(directory: JobDirectory, attempt: Optional[Attempt]) -> Optional[Attempt]:
+def settled(directory: JobDirectory, attempt: Optional[Attempt]) -> Optional[Attempt]:
     """A run that is written down as running although nobody holds the lock was killed."""
     if attempt and attempt.status == "running" and not directory.is_locked():
         return dataclasses.replace(attempt, status="interrupted")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from typing import Iterator, List, Optional, Type
+from typing import Dict, Iterator, List, Optional, Type
 
 from ..errors import BackupError, CorruptError
 from ..repository.manifest import FileRecord, Origin
 from ..repository.published import PublishedBackup
 from ..repository.staging import WorkingDirectory
 from ..sources import tree
-from ..sources.base import Source
+from ..sources.base import Source, Tree
 from ..stream.stages import Reader, SparseFileWriter, Stage
 from ..stream.transfer import Stored, load
 from .progress import Progress
@@ -37,12 +37,12 @@ def prove(
 
     Returns the origin completed with what the engine counted. Raises CorruptError.
     """
-    check_included(records, source, origin)
+    trees = checked_trees(records, source, origin)
     unpacked = {}
     for record in records:
         target: Optional[Stage] = None
-        if record.content == "tar":
-            target = Reader(functools.partial(tree.check, included=source.included(origin)))
+        if record.content == "tar" and not (scratch and trees[record.path].is_data):
+            target = Reader(functools.partial(tree.check, included=trees[record.path].included))
         elif scratch:
             unpacked[record.path] = scratch.path / record.path
             target = SparseFileWriter(scratch.create(record.path), durable=False)
@@ -53,12 +53,18 @@ def prove(
     return source.check(unpacked, origin, timeout) if scratch else origin
 
 
-def check_included(records: List[FileRecord], source: Type[Source], origin: Origin) -> None:
-    """Raise CorruptError unless there is one tar for what was included, large enough for it, and none without."""
-    tars = [record.size for record in records if record.content == "tar"]
-    included = source.included(origin)
-    if len(tars) != bool(included) or sum(entry.size for entry in included) > sum(tars):
+def checked_trees(records: List[FileRecord], source: Type[Source], origin: Origin) -> Dict[str, Tree]:
+    """What the tars bring, by record path.
+
+    Raises CorruptError unless there is one tar for each, large enough for it, and none without.
+    """
+    sizes = {record.path: record.size for record in records if record.content == "tar"}
+    trees = source.trees(origin)
+    if set(sizes) != set(trees) or any(
+        sum(entry.size for entry in brought.included) > sizes[path] for path, brought in trees.items()
+    ):
         raise CorruptError("the manifest is not valid: its files are not those that its source includes")
+    return trees
 
 
 @contextlib.contextmanager

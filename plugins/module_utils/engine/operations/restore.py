@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import grp
 import os
 import pwd
-from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Type
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
 
+from ..containers.container import Address
+from ..containers.standstill import Standstill, standstill
 from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
@@ -23,14 +25,14 @@ from ..repository.manifest import UNKNOWN, FileRecord, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..sources import tree
-from ..sources.base import Restoration, Source
+from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
 from . import present
 from .ownership import Ownership
 from .progress import Progress, silent
-from .proof import check_included, corruption_in, load_record
-from .swap import Swap, free_suffix, holds_anything
+from .proof import checked_trees, corruption_in, load_record
+from .swap import Swap, free_suffix, holds_anything, is_aside
 
 _LARGEST_NUMBER = (1 << 32) - 2
 
@@ -40,7 +42,8 @@ class Request:
     """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
 
     timeout is the longest silence of the process that reads a copy which was never opened, in seconds. With describe,
-    the differences between what is there and what comes are told.
+    the differences between what is there and what comes are told. container is stopped while its files are exchanged,
+    and started; heartbeat is a URL that must answer then.
     """
 
     destination: Optional[Path] = None
@@ -50,6 +53,8 @@ class Request:
     mode: Optional[int] = None
     timeout: float = DEFAULT_TIMEOUT
     describe: bool = False
+    container: Optional[Address] = None
+    heartbeat: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +109,14 @@ def restore(
         newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
         told = "is newer, but damaged or perhaps torn; this is the newest good one"
         warnings = [f"backup {other} {told}" for other in newer]
-        work = _Restore.prepare(backup, request, progress, warnings)
-        is_done = work.is_done()
-        difference = work.difference(is_done) if request.describe else Difference()
-        if is_done:
-            return work.result(work.give(predict), [], difference)
-        work.refuse()
-        return work.result(True, work.asides() if predict else work.run(), difference)
+        with _standstill(backup, request) as application:
+            work = _Restore.prepare(backup, request, progress, warnings, application)
+            is_done = work.is_done()
+            difference = work.difference(is_done) if request.describe else Difference()
+            if is_done:
+                return work.result(work.give(predict), [], difference)
+            work.refuse()
+            return work.result(True, work.asides() if predict else work.run(), difference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +128,22 @@ class _Restore:
     progress: Progress
     manifest: Manifest
     source: Type[Source]
+    trees: Dict[str, Tree]
     plan: Restoration
     uid: Optional[int]
     gid: Optional[int]
     warnings: List[str]
+    application: Optional[Standstill]
 
     @classmethod
-    def prepare(cls, backup: PublishedBackup, request: Request, progress: Progress, warnings: List[str]) -> _Restore:
+    def prepare(
+        cls,
+        backup: PublishedBackup,
+        request: Request,
+        progress: Progress,
+        warnings: List[str],
+        application: Optional[Standstill],
+    ) -> _Restore:
         """Read and check everything that is small."""
         manifest = backup.manifest()
         source = source_of(manifest.engine.name)
@@ -138,7 +153,8 @@ class _Restore:
             raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
         if manifest.backup.consistency == UNKNOWN:
             warnings = [*warnings, f"nobody knows whether backup {backup.id} is consistent; its manifest tells more"]
-        check_included(manifest.files, source, manifest.source)
+        trees = checked_trees(manifest.files, source, manifest.source)
+        request = dataclasses.replace(request, destination=_destination(manifest, request, application))
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")
@@ -148,7 +164,7 @@ class _Restore:
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
-        return cls(backup, request, progress, manifest, source, plan, uid, gid, warnings)
+        return cls(backup, request, progress, manifest, source, trees, plan, uid, gid, warnings, application)
 
     def result(self, changed: bool, aside: List[Path], difference: Difference) -> Restored:
         """What to tell of it."""
@@ -159,7 +175,7 @@ class _Restore:
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
-        return all(self._is_in_place(record) for record in self.manifest.files)
+        return not self._displaced() and all(self._is_in_place(record) for record in self.manifest.files)
 
     def give(self, predict: bool) -> bool:
         """Give what is in place the owner, group and mode that are asked for; returns whether it had others."""
@@ -190,7 +206,7 @@ class _Restore:
 
     def asides(self) -> List[Path]:
         """Where what is there would be kept, if the restore was now."""
-        targets = [self.plan.root / name for name in [*self.plan.files.values(), *self.plan.trees]]
+        targets = [self.plan.root / name for name in [*self.plan.files.values(), *self.plan.trees]] + self._displaced()
         suffix = free_suffix([*targets, *(self.plan.root / lock for lock in self.plan.stale)])
         return [path.with_name(path.name + suffix) for path in targets if os.path.lexists(path)]
 
@@ -201,7 +217,10 @@ class _Restore:
             raise RestoreError(f"{occupied} is not empty; with force it is replaced, and what is there is kept aside")
         for target in [*self.plan.files.values(), *self.plan.trees]:
             _refuse_links(self.plan.root, target)
-        self.source.refuse_in_use(self.plan)
+        if self.application:
+            self.application.refuse()
+        else:
+            self.warnings.extend(self.source.refuse_in_use(self.plan))
 
     def run(self) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
@@ -211,25 +230,35 @@ class _Restore:
                 with locks.locked(root, str(self.plan.root)):
                     with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
                         self._stage(swap)
+                    if self.application:
+                        self.application.stop()
                     self.source.refuse_in_use(self.plan)
                     for lock in self.plan.stale:
                         swap.discard(self.plan.root / lock)
-                    return _commit(swap)
+                    for path in self._displaced():
+                        swap.displace(path)
+                    return _commit(swap, self.application)
         except OSError as error:
             raise RestoreError(
                 f"cannot restore to {self.plan.root}: {sentence(error)}; what was there is unchanged"
             ) from error
 
     def _stage(self, swap: Swap) -> None:
-        unpacked = {}
+        staged = {}
         for record in self.manifest.files:
             if record.content == "tar":
-                self._stage_trees(swap, record)
+                self._stage_tree(swap, record)
             else:
-                unpacked[record.path] = self._stage_file(swap, record)
+                staged[record.path] = self._stage_file(swap, record)
         if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check():
             # Nobody has ever opened this copy: do it before it replaces anything.
-            self.source.check(unpacked, self.manifest.source, self.request.timeout)
+            with contextlib.ExitStack() as stack:
+                for record in self.manifest.files:
+                    if record.content == "tar" and self.trees[record.path].is_data:
+                        spare = stack.enter_context(swap.spare(self.plan.root / record.path))
+                        self._load(record, InThread(SparseFileWriter(create(spare))))
+                        staged[record.path] = self.plan.root / spare.name
+                self.source.check(staged, self.manifest.source, self.request.timeout)
 
     def _stage_file(self, swap: Swap, record: FileRecord) -> Path:
         target = self.plan.root / self.plan.files[record.path]
@@ -240,17 +269,12 @@ class _Restore:
         self._load(record, InThread(SparseFileWriter(descriptor)))
         return target.with_name(staged.name)
 
-    def _stage_trees(self, swap: Swap, record: FileRecord) -> None:
-        targets = {}
-        for path in self.plan.trees:
+    def _stage_tree(self, swap: Swap, record: FileRecord) -> None:
+        included, targets = self.trees[record.path].included, {}
+        for path in [entry.path for entry in included]:
             swap.open_directory((self.plan.root / path).parent, self._ownership(record).of_directory())
             targets[path] = swap.stage(self.plan.root / path)
-        self._read_tar(record, functools.partial(tree.unpack, targets=targets, uid=self.uid, gid=self.gid))
-
-    def _read_tar(self, record: FileRecord, function: Callable[..., None]) -> None:
-        included = self.source.included(self.manifest.source)
-        target = Reader(functools.partial(function, included=included))
-        self._load(record, target)
+        self._load(record, Reader(lambda archive: tree.unpack(archive, included, targets, self.uid, self.gid)))
 
     def _load(self, record: FileRecord, target: Stage) -> None:
         """Prove the stored bytes; that they decompress to their content was proven once, or is now."""
@@ -262,11 +286,25 @@ class _Restore:
             return present.is_in_place(self.plan.root, self.plan.files[record.path], record)
         answers = []
 
-        def compare(archive: BinaryIO, included: List[tree.Included]) -> None:
-            answers.append(tree.is_unpacked(archive, included, self.plan.root))
+        def compare(archive: BinaryIO) -> None:
+            answers.append(tree.is_unpacked(archive, self.trees[record.path].included, self.plan.root))
 
-        self._read_tar(record, compare)
+        self._load(record, Reader(compare))
         return answers == [True]
+
+    def _displaced(self) -> List[Path]:
+        """What must not stay beside the restored files."""
+        root, names = self.plan.root, self.plan.displaced
+        if self.plan.whole and is_directory(root):
+            restored = [*self.plan.files.values(), *self.plan.trees, *self.plan.stale]
+            known = {name.split("/")[0] for name in restored}
+            names = [name for name in sorted(os.listdir(root)) if name not in known and not is_aside(name)]
+        # A directory without files harms nobody, as lost+found at a mount point.
+        return [
+            root / name
+            for name in names
+            if os.path.lexists(root / name) and (not is_directory(root / name) or holds_anything(root / name))
+        ]
 
     def _occupied(self) -> Optional[Path]:
         """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""
@@ -289,10 +327,33 @@ class _Restore:
         )
 
 
-def _commit(swap: Swap) -> List[Path]:
+def _standstill(backup: PublishedBackup, request: Request) -> ContextManager[Optional[Standstill]]:
+    if not request.container:
+        if request.heartbeat:
+            raise UsageError("heartbeat: is asked of a container that was started again; name it with container")
+        return contextlib.nullcontext()
+    paths = source_of(backup.manifest().engine.name).heartbeat_paths
+    return standstill(request.container, [request.heartbeat] if request.heartbeat else [], paths)
+
+
+def _destination(manifest: Manifest, request: Request, application: Optional[Standstill]) -> Optional[Path]:
+    """The one asked for, or of a backup of a container the directory of the host that has the files."""
+    came_from = manifest.source.details.get("container")
+    if request.destination or not came_from:
+        return request.destination
+    if not application:
+        raise RestoreError(
+            "the backup is of a container; name it with container, or tell where to restore to with dest"
+        )
+    return application.host_directory(PurePosixPath(manifest.source.path))
+
+
+def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
     """Swap to the end or undo all: a signal takes effect before or after, never in between."""
     with held_back():
-        aside = swap.commit()
+        if application:
+            application.begin_exchange()
+        aside = swap.commit(application.start if application else None)
         end_of_work()
         return aside
 

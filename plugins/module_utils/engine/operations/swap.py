@@ -18,7 +18,7 @@ import os
 import resource
 import shutil
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import times
 from ..interrupts import held_back
@@ -27,6 +27,7 @@ from .ownership import Ownership
 
 _PREFIX = "."
 _SUFFIX = ".restoring"
+_ASIDE = ".before-restore-"
 
 
 class _Item(NamedTuple):
@@ -46,6 +47,7 @@ class Swap:
         self._given: List[Tuple[int, Ownership]] = []
         self._items: List[_Item] = []
         self._stale: List[Path] = []
+        self._displaced: List[Path] = []
         self._undo = contextlib.ExitStack()
         self._suffix = ""
 
@@ -107,17 +109,38 @@ class Swap:
         """Have a file that must not stay beside the new ones removed on commit."""
         self._stale.append(self._anchored(path))
 
-    def commit(self) -> List[Path]:
-        """Swap; returns where the old files and trees are now. Any failure undoes every step."""
+    def displace(self, path: Path) -> None:
+        """Have a file or tree that must not stay beside the new ones put aside on commit, and kept."""
+        self._displaced.append(self._anchored(path))
+
+    @contextlib.contextmanager
+    def spare(self, target: Path) -> Iterator[Path]:
+        """Where to make what is needed for a moment only, as stage has it; it is removed at the end."""
+        target = self._anchored(target)
+        spare = target.with_name(_PREFIX + target.name + _SUFFIX)
+        _remove(spare)
+        try:
+            yield spare
+        finally:
+            _remove(spare)
+
+    def commit(self, accept: Optional[Callable[[], None]] = None) -> List[Path]:
+        """Swap; returns where the old files and trees are now. Any failure undoes every step.
+
+        accept is called when all is in place, as the last thing that may fail.
+        """
         for descriptor, ownership in self._given:
             ownership.give(descriptor)
             os.fsync(descriptor)
-        self._suffix = free_suffix([item.target for item in self._items] + self._stale)
+        self._suffix = free_suffix([item.target for item in self._items] + self._stale + self._displaced)
         removable = [self._aside(path) for path in self._stale if self._put_aside(path)]
-        kept = [self._known(self._aside(item.target)) for item in self._items if self._replace(item)]
+        kept = [self._known(self._aside(path)) for path in self._displaced if self._put_aside(path)]
+        kept += [self._known(self._aside(item.target)) for item in self._items if self._replace(item)]
         # Those above come after those below.
         for descriptor in reversed(list(self._directories.values())):
             os.fsync(descriptor)
+        if accept:
+            accept()
         self._undo.pop_all()
         for path in removable:
             # The restore is done; a file more beside it harms nobody.
@@ -173,7 +196,7 @@ def free_suffix(paths: List[Path]) -> str:
     """What the names of things that were put aside now end with."""
     moment = times.now()
     while True:
-        suffix = ".before-restore-" + times.to_id(moment)
+        suffix = _ASIDE + times.to_id(moment)
         if not any(os.path.lexists(path.with_name(path.name + suffix)) for path in paths):
             return suffix
         moment += datetime.timedelta(seconds=1)
@@ -187,6 +210,12 @@ def holds_anything(directory: Path) -> bool:
         if links or any(not _is_staged(name) for name in files):
             return True
     return False
+
+
+def is_aside(name: str) -> bool:
+    """Whether an earlier restore put this aside, or left it unfinished."""
+    stem, found, moment = name.rpartition(_ASIDE)
+    return _is_staged(name) or bool(stem and found and times.is_id(moment))
 
 
 def _is_staged(name: str) -> bool:

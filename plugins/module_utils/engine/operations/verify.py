@@ -59,7 +59,7 @@ def verify(
     timeout is the longest silence of the process that reads the copy, in seconds.
     """
     check_timeout(timeout)
-    backup = directory.backup(backup_id or _newest_id(directory))
+    backup = directory.backup(backup_id or newest_id(directory))
     try:
         with backup.in_use():
             manifest = backup.manifest()
@@ -80,7 +80,7 @@ def verify(
     return Verified(backup.path, manifest.to_json(), opened, warnings)
 
 
-def _newest_id(directory: JobDirectory) -> Optional[str]:
+def newest_id(directory: JobDirectory) -> Optional[str]:
     """Also one that failed before: verifying again must not silently turn to an older one."""
     backups = directory.backups()
     return backups[0].id if backups else None

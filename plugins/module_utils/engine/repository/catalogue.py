@@ -128,19 +128,23 @@ def _stamp(backup: PublishedBackup) -> List[int]:
 
 def _with_files(backup: PublishedBackup, entry: Entry) -> Entry:
     """The entry, with a problem when a stored file is not there with its size."""
-    for path, size in entry.stored.items():
-        try:
-            status = os.lstat(os.path.join(backup.path, path))
-        except OSError as error:
-            return _with_problem(backup, entry, f"{path} cannot be opened: {error.strerror}")
-        # A restore follows no link either.
-        parents = [backup.path / parent for parent in PurePosixPath(path).parents] if "/" in path else []
-        if not stat.S_ISREG(status.st_mode) or not all(map(is_directory, parents)):
-            return _with_problem(backup, entry, f"{path} is not a regular file")
-        if status.st_size != size:
-            return _with_problem(backup, entry, f"{path} has {status.st_size} bytes, the manifest tells {size}")
-    return entry
-
-
-def _with_problem(backup: PublishedBackup, entry: Entry, problem: str) -> Entry:
+    problems = (_problem_of_file(backup.path, path, size) for path, size in entry.stored.items())
+    problem = next(filter(None, problems), None)
+    if not problem:
+        return entry
     return dataclasses.replace(entry, problem=f"backup {backup.id} of job {backup.job}: {problem}")
+
+
+def _problem_of_file(directory: Path, path: str, size: int) -> Optional[str]:
+    """Told as by PublishedBackup.check_sizes, which opens the file and takes longer."""
+    try:
+        status = os.lstat(os.path.join(directory, path))
+    except OSError as error:
+        return f"{path} cannot be opened: {error.strerror}"
+    # A restore follows no link either.
+    parents = [directory / parent for parent in PurePosixPath(path).parents] if "/" in path else []
+    if not stat.S_ISREG(status.st_mode) or not all(map(is_directory, parents)):
+        return f"{path} is not a regular file"
+    if status.st_size != size:
+        return f"{path} has {status.st_size} bytes, the manifest tells {size}"
+    return None

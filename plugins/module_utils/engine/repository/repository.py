@@ -11,7 +11,6 @@ import datetime
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import ContextManager, Iterator, List, Optional
 
@@ -26,12 +25,11 @@ from . import state as states
 from .manifest import Manifest
 from .published import PublishedBackup
 from .staging import PREFIX as STAGING_PREFIX
-from .staging import Staging, WorkingDirectory, working_directory
+from .staging import SCRATCH_PREFIX, Staging, WorkingDirectory, scratch_directory, working_directory
 from .state import State
 
-_SCRATCH_PREFIX = ".scratch-"
 _REMOVAL_PREFIX = ".removing-"
-_WORKING_PREFIXES = (STAGING_PREFIX, _SCRATCH_PREFIX, _REMOVAL_PREFIX)
+_WORKING_PREFIXES = (STAGING_PREFIX, SCRATCH_PREFIX, _REMOVAL_PREFIX)
 _LOCK = ".lock"
 _OWN_FILES = (_LOCK, states.FILE_NAME, catalogue.FILE_NAME, ".state.json.new", ".catalogue.json.new")
 
@@ -77,7 +75,7 @@ class JobDirectory:
 
     def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""
-        return working_directory(self.path / f"{_SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
+        return scratch_directory(self.path)
 
     @contextlib.contextmanager
     def scratch_elsewhere(self) -> Iterator[WorkingDirectory]:

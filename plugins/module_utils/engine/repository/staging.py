@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
-from typing import Iterator, List, NamedTuple
+from typing import ContextManager, Iterator, List, NamedTuple
 
 from ..errors import BackupError, CorruptError, naming
 from ..interrupts import end_of_work, held_back
@@ -24,6 +25,7 @@ from .manifest import FileRecord, Manifest
 from .published import PublishedBackup
 
 PREFIX = ".partial-"
+SCRATCH_PREFIX = ".scratch-"
 
 
 class WorkingDirectory(NamedTuple):
@@ -109,6 +111,10 @@ class Staging:
             )
         )
 
+    def scratch(self) -> ContextManager[WorkingDirectory]:
+        """A private directory for what is on its way into the backup, gone afterwards."""
+        return scratch_directory(self.path.parent)
+
     def publish(self, manifest: Manifest) -> PublishedBackup:
         """Write manifest and SHA256SUMS, read them back, and rename the directory to its id."""
         data = manifest.to_bytes()
@@ -147,6 +153,11 @@ def working_directory(path: Path) -> Iterator[WorkingDirectory]:
             stack.callback(_remove, path)
             stack.enter_context(locks.locked(descriptor, str(path)))
         yield WorkingDirectory(path, descriptor)
+
+
+def scratch_directory(job: Path) -> ContextManager[WorkingDirectory]:
+    """A private working directory in the directory of a job."""
+    return working_directory(job / f"{SCRATCH_PREFIX}{os.getpid()}-{time.monotonic_ns()}")
 
 
 def _remove(path: Path) -> None:

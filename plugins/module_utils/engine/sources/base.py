@@ -9,8 +9,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Dict, List, Optional
+from typing import ClassVar, Dict, List, Optional, Tuple
 
+from ..containers.container import Address
+from ..errors import SourceError
 from ..repository.manifest import Kind, Manifest, Named, Origin
 from ..repository.staging import Staging
 from .tree import Included
@@ -35,12 +37,21 @@ class Capture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tree:
+    """What a tar of the backup must bring. is_data: it belongs to the database, a check reads it."""
+
+    included: List[Included]
+    is_data: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Restoration:
     """Where the files of a backup go. Names are relative to root.
 
     files has the target of each record of content file, by record path; trees are the paths that a tar brings;
-    stale are files of the database beside its data that must not survive a restore, as lock files; map_sizes has, by
-    name, how many bytes an application must be ready to map.
+    stale are files of the database beside its data that must not survive a restore, as lock files, displaced those that
+    are kept aside, as they may hold data; map_sizes has, by name, how many bytes an application must be ready to map.
+    whole tells that the root belongs to the database alone: everything else in it is kept aside too.
     """
 
     root: Path
@@ -48,12 +59,31 @@ class Restoration:
     trees: List[str]
     stale: List[str]
     map_sizes: Dict[str, int]
+    displaced: List[str] = dataclasses.field(default_factory=list)
+    whole: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Tools:
+    """What a drill may use to start a server: an image at a Docker engine, or a program.
+
+    timeout bounds the start, in seconds. An embedded engine needs none of it.
+    """
+
+    image: Optional[str] = None
+    command: Optional[str] = None
+    docker_host: Optional[str] = None
+    timeout: float = 60
 
 
 class Source(abc.ABC):
     """A database at a place (inspect, capture), and what is known of its copies anywhere (the static methods)."""
 
     type: ClassVar[str]
+    # What a server of it answers with status 200 when it is well; empty for what is no server.
+    heartbeat_paths: ClassVar[Tuple[str, ...]] = ()
+    # The container the database is in, if any.
+    container: Optional[Address] = None
 
     @abc.abstractmethod
     def inspect(self) -> Inspection:
@@ -82,17 +112,18 @@ class Source(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
-        """Open the unpacked copies, by record path, with the engine and read all of them.
+        """Open the unpacked copies with the engine and read all of them.
 
-        They are private files that were just made of what may come from a stranger: open them in a Child that runs as
-        NOBODY, through a descriptor of processes.lent_to_nobody. timeout is its longest silence, in seconds.
+        files has them by record path, a tar that is data as such. They are private files that were just made of what
+        may come from a stranger: open them in a Child that runs as NOBODY, before it takes these rights or through a
+        descriptor of processes.lent_to_nobody. timeout is its longest silence, in seconds.
         Returns the origin completed with what was counted. Raises CorruptError.
         """
 
     @staticmethod
     @abc.abstractmethod
-    def included(origin: Origin) -> List[Included]:
-        """What the tar of the backup must bring."""
+    def trees(origin: Origin) -> Dict[str, Tree]:
+        """What the tars of the backup must bring, by record path."""
 
     @staticmethod
     @abc.abstractmethod
@@ -104,5 +135,21 @@ class Source(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def refuse_in_use(restoration: Restoration) -> None:
-        """Raise RestoreError when an application has the destination open."""
+    def refuse_in_use(restoration: Restoration) -> List[str]:
+        """Raise RestoreError when an application has the destination open; returns warnings of what cannot be seen."""
+
+    def tools(self, told: Tools) -> Tools:
+        """What a drill of this job may use: as told, else as its options say."""
+        return told
+
+    @classmethod
+    def drill(cls, manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
+        """Open a restored copy, which may be changed, with the real engine; returns what was proven, one per line.
+
+        Raises CorruptError when the copy does not hold what the backup should, SourceError when the engine is not here.
+        """
+        if not cls.can_check():
+            raise SourceError(f"a drill needs the engine of {manifest.engine.name} on this host")
+        files = {path: restored.root / name for path, name in restored.files.items()}
+        cls.check(files, manifest.source, tools.timeout)
+        return ["opened and read whole by its engine"]

@@ -10,10 +10,16 @@ from typing import Any, Dict, Tuple, Type
 
 from ..errors import CorruptError
 from .base import Source
+from .chroma.source import ChromaOptions, ChromaSource
 from .file.source import FileSource
 from .lmdb.source import LmdbOptions, LmdbSource
+from .sqlite.source import SqliteOptions, SqliteSource
 
-SOURCES: Dict[str, Tuple[Type[Any], Type[Any]]] = {LmdbSource.type: (LmdbSource, LmdbOptions)}
+SOURCES: Dict[str, Tuple[Type[Any], Type[Any]]] = {
+    LmdbSource.type: (LmdbSource, LmdbOptions),
+    ChromaSource.type: (ChromaSource, ChromaOptions),
+    SqliteSource.type: (SqliteSource, SqliteOptions),
+}
 
 
 def source_of(engine: str) -> Type[Source]:

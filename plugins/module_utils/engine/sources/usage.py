@@ -2,16 +2,17 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether an application has a database open, asked of the kernel's locks without taking one."""
+"""Whether an application has a database open: the kernel knows who has a file open, and who holds a lock on it."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import struct
 from pathlib import Path
-from typing import Optional
+from typing import Iterable, List, Optional, Set, Tuple
 
 from ..errors import RestoreError
 
@@ -37,3 +38,41 @@ def lock_holder(path: Path) -> Optional[int]:
     finally:
         os.close(descriptor)
     return max(process, 0) if kind != fcntl.F_UNLCK else None
+
+
+def refuse_open(paths: Iterable[Path]) -> List[str]:
+    """Raise RestoreError when a process has one of the files open; warns of processes that could not be looked at."""
+    wanted = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            wanted[status.st_dev, status.st_ino] = path
+    if not wanted:
+        return []
+    hidden = 0
+    for process in [name for name in os.listdir("/proc") if name.isdigit()]:
+        found = _open_in(process)
+        if found is None:
+            hidden += 1
+            continue
+        for file in found & set(wanted):
+            raise RestoreError(f"{wanted[file]} is open in process {process}; stop the application before restoring")
+    return [f"{hidden} processes of other users could not be looked at for open files"] if hidden else []
+
+
+def _open_in(process: str) -> Optional[Set[Tuple[int, int]]]:
+    """Device and inode of all files a process has open; None when this user may not know."""
+    directory = f"/proc/{process}/fd"
+    found = set()
+    try:
+        for name in os.listdir(directory):
+            # It may be closed meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(f"{directory}/{name}")
+                found.add((status.st_dev, status.st_ino))
+    except PermissionError:
+        return None
+    except OSError:
+        # It ended.
+        return set()
+    return found

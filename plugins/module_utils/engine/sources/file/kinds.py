@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Callable, Dict, Tuple
+from typing import Dict, Tuple
 
-from ...errors import CorruptError
 from ...processes import Report
+from ..sqlite import copies
 from . import archive, edn, sqlite
 from .findings import Findings
 
 SQLITE, ARCHIVE, EDN, OTHER = "sqlite3", "tar.gz", "edn", "other"
+KINDS = (SQLITE, ARCHIVE, EDN, OTHER)
 HEAD = 4096
 
 _ENDINGS: Dict[str, Tuple[str, ...]] = {SQLITE: (".sqlite3", ".sqlite"), ARCHIVE: (".tar.gz", ".tgz"), EDN: (".edn",)}
@@ -34,18 +35,17 @@ def kind_of(name: str, head: bytes) -> str:
     return ARCHIVE if _is_packed_tar(head) else OTHER
 
 
-def check_of(kind: str) -> Callable[[Report, Path], Findings]:
-    """The check of this kind, for a child process; it raises CorruptError for a file that is not whole.
+def check(kind: str, report: Report, path: Path, copied: copies.Copy) -> Findings:
+    """Check a file of this kind, in a child process; copied is the same file for SQLite, opened where it is of SQLite.
 
-    Raises CorruptError for an unknown kind.
+    Raises CorruptError for a file that is not whole.
     """
-    checks = {SQLITE: sqlite.check, ARCHIVE: archive.check, EDN: edn.check, OTHER: _check_other}
-    if kind not in checks:
-        raise CorruptError(f"the manifest is not valid: source.kind: {kind!r} is not known")
-    return checks[kind]
-
-
-def _check_other(_report: Report, _path: Path) -> Findings:
+    if kind == SQLITE:
+        return sqlite.check(report, path, copied)
+    if kind == ARCHIVE:
+        return archive.check(report, path)
+    if kind == EDN:
+        return edn.check(report, path)
     return Findings([], ["its content: files of this kind are not known"])
 
 

@@ -15,18 +15,17 @@ from typing import Dict, List, Optional, Tuple
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, SourceError, naming
 from ...paths import is_safe_relative
-from ...processes import Child
+from ...processes import NOBODY, Child, lent_to_nobody
 from ...repository.manifest import UNKNOWN, Kind, Manifest, Named, Origin
 from ...repository.staging import Staging
 from ...stream.stages import CHUNK
-from .. import tree
-from ..base import Capture, Inspection, Restoration, Source
-from . import kinds, sqlite
+from .. import usage
+from ..base import Capture, Inspection, Restoration, Source, Tree
+from ..sqlite import copies
+from . import kinds
 from .findings import Findings
 
 _ENGINE = Named("file", "1")
-# Bytes a second. SQLite tells nothing while it reads, so the patience grows with the file.
-_SLOWEST = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,27 +87,33 @@ class FileSource(Source):
 
     @staticmethod
     def can_check() -> bool:
-        return sqlite.sqlite3 is not None
+        return copies.sqlite3 is not None
 
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
         details = _details(origin)
         _name, path = _only(files)
-        check = kinds.check_of(details.kind)
-        child = Child(
-            lambda report: check(report, path),
-            what="the process that reads it",
-            timeout=timeout + path.stat().st_size / _SLOWEST,
-            failing=CorruptError,
-        )
-        with child:
-            findings = Findings(*child.result())
+        copied = copies.Copy(path)
+        with lent_to_nobody(path) as descriptor:
+            lent = Path(f"/proc/self/fd/{descriptor}")
+            child = Child(
+                lambda report: kinds.check(details.kind, report, lent, copied),
+                what="the process that reads it",
+                timeout=timeout,
+                owner=NOBODY,
+                # SQLite must be given its name, which leads through directories of others.
+                prepare=copied.open if details.kind == kinds.SQLITE else None,
+                descriptors=[descriptor],
+                failing=CorruptError,
+            )
+            with child:
+                findings = Findings(*child.result())
         return dataclasses.replace(origin, details=encode(dataclasses.replace(details, **findings._asdict())))
 
     @staticmethod
-    def included(origin: Origin) -> List[tree.Included]:
+    def trees(origin: Origin) -> Dict[str, Tree]:
         _details(origin)
-        return []
+        return {}
 
     @staticmethod
     def restoration(manifest: Manifest, destination: Optional[Path]) -> Restoration:
@@ -117,8 +122,8 @@ class FileSource(Source):
         return Restoration(destination or Path(manifest.source.path).parent, {name: name}, [], [], {})
 
     @staticmethod
-    def refuse_in_use(restoration: Restoration) -> None:
-        """Nobody can tell: the file is a backup, which no application has open."""
+    def refuse_in_use(restoration: Restoration) -> List[str]:
+        return usage.refuse_open([restoration.root / name for name in restoration.files.values()])
 
     def _open(self) -> int:
         if not is_safe_relative(self._path.name):
@@ -156,9 +161,12 @@ def _identity(status: os.stat_result) -> Tuple[int, ...]:
 
 def _details(origin: Origin) -> Details:
     try:
-        return decode(Details, origin.details, "source")
+        details = decode(Details, origin.details, "source")
     except DecodingError as error:
         raise CorruptError(f"the manifest is not valid: {error}") from error
+    if details.kind not in kinds.KINDS:
+        raise CorruptError(f"the manifest is not valid: source.kind: {details.kind!r} is not known")
+    return details
 
 
 def _only(files: Dict[str, Path]) -> Tuple[str, Path]:

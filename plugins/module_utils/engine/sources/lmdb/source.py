@@ -19,7 +19,7 @@ from ...processes import DEFAULT_TIMEOUT, NOBODY, Child, Owner, check_timeout, l
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
-from ..base import Capture, Inspection, Restoration, Source
+from ..base import Capture, Inspection, Restoration, Source, Tree
 from ..usage import lock_holder
 from . import library
 from .format import Meta, lock_version, parse_metas, read_metas, refuse_foreign_lock
@@ -136,8 +136,9 @@ class LmdbSource(Source):
         return dataclasses.replace(origin, details=encode(completed))
 
     @staticmethod
-    def included(origin: Origin) -> List[tree.Included]:
-        return _details(origin).include
+    def trees(origin: Origin) -> Dict[str, Tree]:
+        included = _details(origin).include
+        return {tree.RECORD_PATH: Tree(included)} if included else {}
 
     @staticmethod
     def restoration(manifest: Manifest, destination: Optional[Path]) -> Restoration:
@@ -154,7 +155,7 @@ class LmdbSource(Source):
         return Restoration(target, names, trees, stale, map_sizes)
 
     @staticmethod
-    def refuse_in_use(restoration: Restoration) -> None:
+    def refuse_in_use(restoration: Restoration) -> List[str]:
         for lock in restoration.stale:
             holder = lock_holder(restoration.root / lock)
             if holder is not None:
@@ -163,6 +164,7 @@ class LmdbSource(Source):
                         restoration.root, f"process {holder}" if holder else "a process of another container"
                     )
                 )
+        return []
 
     def _place(self, locations: Locations) -> Path:
         """Where a restore goes: the file, or the directory also where its data.mdb was named."""

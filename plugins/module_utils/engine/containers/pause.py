@@ -1,0 +1,80 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Hold a container still for a moment; it goes on whatever becomes of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Iterator, List, Optional
+
+from ..errors import SourceError
+from ..interrupts import held_back
+from .container import Container
+from .daemon import Daemon, NoContainerError
+from .guard import Guard
+
+# How long an order given before a death may take to have its effect.
+_SETTLED_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[float]:
+    """Pause the container for at most limit seconds; yields the time.monotonic() at which it goes on at the latest.
+
+    One that was paused before stays so. Raises SourceError when the limit was reached: what was read is worthless then.
+    """
+    deadline = time.monotonic() + limit
+    if container.is_paused:
+        yield deadline
+        return
+    watchdog = _Watchdog(daemon.docker_host, container)
+    with Guard(watchdog.connect, watchdog.unpause, limit) as guard:
+        deadline = time.monotonic() + limit
+        try:
+            daemon.pause(container)
+            yield deadline
+        finally:
+            with held_back():
+                in_time = time.monotonic() < deadline
+                _unpause(daemon, container)
+                guard.release()
+    if not in_time:
+        raise SourceError(f"container {container.name} could be paused for {limit:g} seconds only, which was too short")
+
+
+def _unpause(daemon: Daemon, container: Container) -> None:
+    try:
+        daemon.unpause(container)
+    except SourceError:
+        with contextlib.suppress(NoContainerError):
+            if daemon.look(container.id).is_paused:
+                raise
+
+
+class _Watchdog:
+    """What the guarding process does, over a connection of its own."""
+
+    def __init__(self, docker_host: Optional[str], container: Container) -> None:
+        self._docker_host = docker_host
+        self._container = container
+        self._daemon: List[Daemon] = []
+        self._first_try: Optional[float] = None
+
+    def connect(self) -> None:
+        """Raises SourceError when the engine does not answer: then the container is not paused at all."""
+        self._daemon = [Daemon(self._docker_host)]
+
+    def unpause(self) -> bool:
+        """Whether the container does not need it any more."""
+        now = time.monotonic()
+        self._first_try = self._first_try or now
+        try:
+            if self._daemon[0].look(self._container.id).is_paused:
+                self._daemon[0].unpause(self._container)
+                return True
+        except NoContainerError:
+            return True
+        return now - self._first_try > _SETTLED_SECONDS

@@ -1,0 +1,90 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A drill: restore a backup as if the data were lost, into a private directory, and open it with the real engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from .. import times
+from ..errors import BackupError, CorruptError
+from ..interrupts import work_goes_on
+from ..repository.published import PublishedBackup
+from ..repository.repository import JobDirectory
+from ..repository.state import Attempt, Verification
+from ..sources.base import Tools
+from ..sources.registry import source_of
+from . import restore
+from .progress import Progress, silent
+from .proof import corruption_in
+from .verify import newest_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Drilled:
+    """A backup that passed; proven says how, one sentence per entry."""
+
+    path: Path
+    backup: Dict[str, Any]
+    proven: List[str]
+
+    def to_json(self) -> Dict[str, Any]:
+        """As plain JSON."""
+        return {"changed": False, "path": str(self.path), "backup": self.backup, "proven": self.proven}
+
+
+def drill(
+    directory: JobDirectory,
+    backup_id: Optional[str],
+    tools: Tools,
+    progress: Progress = silent,
+    remember: bool = True,
+) -> Drilled:
+    """Restore the backup into a private directory of the job and open it; without an id the newest one.
+
+    Raises CorruptError, which is remembered as a failed drill unless told otherwise; another BackupError when the
+    drill could not be held, which says nothing of the backup.
+    """
+    backup = directory.backup(backup_id or newest_id(directory))
+    try:
+        with corruption_in(f"drill of backup {backup.id} of job {backup.job}"):
+            drilled = _hold(directory, backup, tools, progress)
+    except CorruptError as error:
+        if remember:
+            _remember(directory, backup.id, "failed", str(error))
+        raise
+    if remember:
+        _remember(directory, backup.id, "passed", "; ".join(drilled.proven))
+    return drilled
+
+
+def _hold(directory: JobDirectory, backup: PublishedBackup, tools: Tools, progress: Progress) -> Drilled:
+    with directory.scratch() as scratch:
+        # The scratch directory itself is held, and a single file is restored beside others.
+        place = scratch.path / "drill"
+        place.mkdir(0o700)
+        owner, group = str(os.geteuid()), str(os.getegid())
+        request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
+        restored = restore.restore(directory, backup.id, request, progress=progress)
+        work_goes_on()
+        manifest = backup.manifest()
+        source = source_of(manifest.engine.name)
+        proven = source.drill(manifest, source.restoration(manifest, restored.destination), tools)
+    return Drilled(backup.path, restored.backup, proven)
+
+
+def _remember(directory: JobDirectory, backup_id: str, status: str, message: str) -> None:
+    now = times.to_rfc3339(times.now())
+    try:
+        with directory.changed_state() as state:
+            state.drilled[backup_id] = Verification(now, status, message)
+            state.last_drill = Attempt(now, status, backup_id, message)
+    except OSError as error:
+        raise BackupError(
+            f"the drill of backup {backup_id} {status}, but {directory.path} cannot be written: {error.strerror}"
+        ) from error
