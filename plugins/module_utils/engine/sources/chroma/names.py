@@ -72,7 +72,7 @@ def _names(fields: Any) -> Names:
         raise CorruptError("index_metadata.pickle does not hold what Chroma writes")
     labels, added = fields.get("id_to_label"), fields.get("total_elements_added")
     last, back = fields.get("max_seq_id"), fields.get("label_to_id")
-    if not (isinstance(labels, dict) and isinstance(back, dict) and _is_number(added)):
+    if not (isinstance(labels, dict) and isinstance(back, dict) and isinstance(added, int)):
         raise CorruptError("index_metadata.pickle does not have the fields that Chroma writes")
     if not all(isinstance(key, str) and _is_number(label) for key, label in labels.items()):
         raise CorruptError("index_metadata.pickle has an id or a label of a wrong type")
