@@ -93,7 +93,7 @@ proven:
 opened:
   description: Whether the engine has opened and read the copy. Where the target lacks it, only checksums are compared,
     with a warning.
-  returned: without O(drill)
+  returned: success, without O(drill)
   type: bool
   sample: true
 backup:
