@@ -104,8 +104,11 @@ def main() -> None:
             reason=module.params["reason"],
             predict=module.check_mode,
         )
-        before, after = {"protected": result.was_protected}, {"protected": result.protected}
-        return {**result.to_json(), "diff": {"before": before, "after": after}}
+        returned = result.to_json()
+        if module._diff:
+            before, after = {"protected": result.was_protected}, {"protected": result.protected}
+            returned["diff"] = {"before": before, "after": after}
+        return returned
 
     finish(module, work)
 

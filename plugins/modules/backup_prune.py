@@ -91,7 +91,7 @@ exit_code:
   sample: 11
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import (
@@ -102,6 +102,11 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import 
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.prune import prune_jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.retention import Policy
+
+
+def standings(entries: List[Dict[str, Any]]) -> Dict[str, str]:
+    """What a diff shows of backups."""
+    return {f"{entry['job']}/{entry['id']}": entry["standing"] for entry in entries}
 
 
 def main() -> None:
@@ -119,15 +124,12 @@ def main() -> None:
         plans = prune_jobs([(directory, policy) for directory in directories], predict=module.check_mode)
         keep = [entry for plan in plans for entry in plan.to_json()["keep"]]
         remove = [entry for plan in plans for entry in plan.to_json()["remove"]]
-        stay = {f"{entry['job']}/{entry['id']}": entry["standing"] for entry in keep}
-        go = {f"{entry['job']}/{entry['id']}": entry["standing"] for entry in remove}
-        return {
-            "changed": bool(remove),
-            "keep": keep,
-            "remove": remove,
-            "diff": {"before": {**stay, **go}, "after": stay},
-            "warnings": [warning for plan in plans for warning in plan.warnings],
-        }
+        result: Dict[str, Any] = {"changed": bool(remove), "keep": keep, "remove": remove}
+        if module._diff:
+            stay, go = standings(keep), standings(remove)
+            result["diff"] = {"before": {**stay, **go}, "after": stay}
+        result["warnings"] = [warning for plan in plans for warning in plan.warnings]
+        return result
 
     finish(module, work)
 

@@ -118,7 +118,7 @@ path:
   description: Directory of the backup, of the last good one when skipped, of the one to be in check mode.
   returned: success
   type: str
-  sample: /var/backups/db-backup/memories/20261121T013000Z
+  sample: /var/backups/db-backup/kg/20261121T013000Z
 backup:
   description: The manifest of that backup. In check mode its status is V(predicted) and it has no files yet.
   returned: success
@@ -128,10 +128,38 @@ backup:
       description: The time the backup began, UTC.
       type: str
       sample: 20261121T013000Z
+    job:
+      description: Name of the job.
+      type: str
+      sample: kg
     status:
       description: V(complete), or V(predicted) in check mode.
       type: str
       sample: complete
+    format:
+      description: What kind of manifest it is.
+      returned: success, outside of check mode
+      type: str
+      sample: embedded.db_backup
+    schema:
+      description: Version of its form.
+      returned: success, outside of check mode
+      type: int
+      sample: 1
+    tool:
+      description: Name and version of what made the backup.
+      returned: success, outside of check mode
+      type: dict
+      sample: {name: embedded.db_backup, version: 0.1.0}
+    host:
+      description: The C(hostname) it was made on.
+      returned: success, outside of check mode
+      type: dict
+      sample: {hostname: web1}
+    engine:
+      description: Name and version of the kind of database.
+      type: dict
+      sample: {name: chroma, version: "schema 2.6.10"}
     source:
       description: What was backed up.
       type: dict
@@ -140,6 +168,35 @@ backup:
           description: The persist directory; with O(container) as it is named there.
           type: str
           sample: /srv/chroma
+        size:
+          description: Bytes of all files that were stored.
+          type: int
+          sample: 104857600
+        position:
+          description: The number of the last operation.
+          returned: success, outside of check mode
+          type: dict
+        system_id:
+          description: Always null.
+          returned: success, outside of check mode
+          type: str
+        include:
+          description: For each path of O(include) its C(path), its number of C(files) and C(directories), their
+            C(size) in bytes, and a C(fingerprint) of all names, sizes and times.
+          type: list
+          elements: dict
+        include_elsewhere:
+          description: The same for the paths of O(include) from elsewhere in the container.
+          type: list
+          elements: dict
+        include_segments:
+          description: That of O(include_segments).
+          type: bool
+          sample: true
+        segments:
+          description: The directories of segments, like RV(backup.source.include).
+          type: list
+          elements: dict
         collections:
           description:
             - One entry per collection. C(queued) of its operations are in C(chroma.sqlite3) only.
@@ -190,18 +247,81 @@ backup:
         container:
           description: Name, ids, image and names of environment variables of the container, null without one.
           type: dict
+    backup:
+      description: How it was made, with C(type), C(method), C(consistency), C(online), C(copied_by), C(prior) and
+        C(reference).
+      returned: success, outside of check mode
+      type: dict
+      sample: {type: full, method: hot, consistency: transaction, online: true, copied_by: "SQLite 3.40.1",
+        prior: null, reference: []}
+    timestamp_start:
+      description: When it began.
+      returned: success, outside of check mode
+      type: str
+      sample: "2026-11-21T01:30:00.000Z"
+    timestamp_copy_start:
+      description: When the copy began.
+      returned: success, outside of check mode
+      type: str
+      sample: "2026-11-21T01:30:00.120Z"
+    timestamp_stop:
+      description: When all was written and verified.
+      returned: success, outside of check mode
+      type: str
+      sample: "2026-11-21T01:30:01.250Z"
     files:
-      description: Path, size and SHA-256 of each file, of its content and (C(repo_)) as it is stored.
+      description: C(path), C(size) and C(sha256) of the content of each file, C(repo_path), C(repo_size) and
+        C(repo_sha256) as it is
+        stored, C(mode), C(mtime) in nanoseconds, C(uid), C(gid), and as C(content) V(file) or V(tar).
       type: list
       elements: dict
+    compression:
+      description: Its C(type), C(level), and the implementation it was made C(by).
+      type: dict
+      sample: {type: zstd, level: 3, by: python-zstandard 0.23.0}
+    encryption:
+      description: Always null in this version.
+      returned: success, outside of check mode
+      type: dict
+    check:
+      description: What was verified before it was published; null where nothing was.
+      type: dict
+      sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
     summary:
       description: Sums of sizes in bytes, and the duration.
       type: dict
       sample: {size: 104857600, repo_size: 20971520, duration_ms: 812}
-    check:
-      description: What was verified, null without O(verify).
+    annotation:
+      description: Remarks; always empty in this version.
+      returned: success, outside of check mode
       type: dict
-      sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
+      sample: {}
+    restore_by_hand:
+      description: Shell commands that restore it where this collection is not installed.
+      returned: success, outside of check mode
+      type: list
+      elements: str
+      sample: ["cd /var/backups/db-backup/kg/20261121T013000Z", "sha256sum -c SHA256SUMS"]
+pruned:
+  description: What became of all backups of the job once this one was made; in check mode, what would. Null when no
+    option tells what to keep, and when the backup was skipped.
+  returned: success
+  type: dict
+  contains:
+    keep:
+      description: The backups that stay, newest first, as M(embedded.db_backup.backup_prune) returns them.
+      type: list
+      elements: dict
+    remove:
+      description: Those that do not.
+      type: list
+      elements: dict
+exit_code:
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else.
+  returned: failure
+  type: int
+  sample: 11
 """
 
 from ansible.module_utils.basic import AnsibleModule

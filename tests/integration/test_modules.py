@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine import j
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import backup
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
 from ansible_collections.embedded.db_backup.tests.tools import (
+    CHECKOUT,
     Ansible,
     bytes_of,
     content_of,
@@ -26,7 +28,17 @@ from ansible_collections.embedded.db_backup.tests.tools import (
 COLLECTION = "embedded.db_backup"
 OUTSIDE_OF_CHECK_MODE = "success, outside of check mode"
 WITHOUT_DRILL = "success, without O(drill)"
-MODULES = ("lmdb_backup", "backup_verify", "backup_restore", "backup_info")
+MODULES = (
+    "lmdb_backup",
+    "sqlite_backup",
+    "chroma_sqlite_backup",
+    "backup_verify",
+    "backup_restore",
+    "backup_info",
+    "backup_protect",
+    "backup_prune",
+)
+CHROMA = CHECKOUT / "tests/fixtures/chroma_versions/chroma-1.5.9.tar.xz"
 
 
 @pytest.fixture
@@ -326,12 +338,21 @@ def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], 
     done = ansible.run("ansible-doc", "-j", *(f"{COLLECTION}.{name}" for name in MODULES))
     assert done.code == 0, done
     saved = {"name": job["name"], "repository": job["repository"]}
+    with tarfile.open(CHROMA) as archive:
+        archive.extractall(tmp_path / "chroma", filter="data")
+    vectors = {"name": "vectors", "repository": job["repository"], "path": str(tmp_path / "chroma")}
+    database = {**vectors, "name": "database", "path": str(tmp_path / "chroma/chroma.sqlite3")}
     results = {
-        "lmdb_backup": ansible.module("lmdb_backup", **job),
+        "lmdb_backup": ansible.module("lmdb_backup", **job, keep_last=2),
+        "chroma_sqlite_backup": ansible.module("chroma_sqlite_backup", **vectors),
+        "sqlite_backup": ansible.module("sqlite_backup", **database, row_counts=True),
         "backup_verify": ansible.module("backup_verify", **saved),
         "backup_restore": ansible.module("backup_restore", **saved, dest=str(tmp_path / "restored")),
-        "backup_info": ansible.module("backup_info", repository=saved["repository"]),
+        "backup_prune": ansible.module("backup_prune", **saved, keep_last=1),
     }
+    (backup_id,) = [entry["id"] for entry in results["backup_prune"]["keep"]]
+    results["backup_protect"] = ansible.module("backup_protect", **saved, id=backup_id, reason="a test")
+    results["backup_info"] = ansible.module("backup_info", repository=saved["repository"])
     predicted = ansible.module("lmdb_backup", "--check", **job)
     failed = ansible.failure("lmdb_backup", **{**job, "path": "/no/such/place"})
     always: set[str | None] = {None, "success"}
