@@ -159,6 +159,9 @@ class Sabotage:
             if name == "fork" and result == 0:
                 self.process = self.process + GUARD if self.process else self.children
                 self.count = self.offset = 0
+                if self.process > GUARD:
+                    # It does little else than wait.
+                    self.meet("birth", ("guard",))
             return result
 
         return call
