@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tarfile
 import time
 from pathlib import Path
@@ -37,6 +38,10 @@ def unpack(chunks: Iterator[bytes], directory: Path, deadline: Optional[float] =
     with _reading(chunks, deadline) as (members, source):
         for member in _members(members, source):
             parts = _parts(member.name)
+            if member.islnk():
+                # A second name of a file that came before; the engine has it that way.
+                _copy(directory.joinpath(*_parts(member.linkname)), directory.joinpath(*parts), member)
+                continue
             if not (member.isdir() or member.isreg()) or member.issparse():
                 left_out.append(member.name)
                 continue
@@ -116,6 +121,19 @@ def _room(directory: Path) -> int:
     """Free bytes, less a little that others may need."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize - status.f_blocks * status.f_frsize // 100
+
+
+def _copy(first: Path, second: Path, member: tarfile.TarInfo) -> None:
+    """Have what was unpacked under one name under another, below a private directory in which no links exist."""
+    try:
+        if not stat.S_ISREG(os.lstat(first).st_mode):
+            raise SourceError(f"the engine sends {member.name!r} as a second name of what is no file")
+        second.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.link(first, second, follow_symlinks=False)
+    except OSError as error:
+        raise SourceError(
+            f"{member.name!r} cannot be unpacked as a second name of {member.linkname!r}: {error.strerror}"
+        ) from error
 
 
 def _write(members: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

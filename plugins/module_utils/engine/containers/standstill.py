@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path, PurePosixPath
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import BackupError, RestoreError, SourceError
 from ..interrupts import held_back
@@ -38,6 +38,7 @@ class Standstill:
         self._wanted = heartbeat.endpoints(urls, paths)
         self._paths = paths
         self._guard: Optional[Guard] = None
+        self._mapped: Optional[Tuple[Path, PurePosixPath]] = None
 
     @property
     def was_running(self) -> bool:
@@ -92,9 +93,27 @@ class Standstill:
         self._guard.release()
         self._guard = None
 
-    def host_directory(self, directory: PurePosixPath) -> Path:
-        """Where on this host the directory of the container is. Raises as locate.host_directory does."""
-        return host_directory(self._daemon, self.container, directory)
+    def host_path(self, path: PurePosixPath) -> Path:
+        """Where on this host a directory of the container is, or a file in it. Raises as locate.host_directory does."""
+        try:
+            found = host_directory(self._daemon, self.container, path)
+        except NotADirectoryError:
+            found = host_directory(self._daemon, self.container, path.parent) / path.name
+        self._mapped = found, path
+        return found
+
+    def refuse_unseen(self, root: Path, staged: Sequence[Path]) -> None:
+        """Raise RestoreError unless the container sees what was made below root, where its files are thought to be."""
+        if not self._mapped:
+            return
+        mapped, path = self._mapped
+        inside = path if root == mapped else path.parent
+        for file in staged:
+            if not self._daemon.path_status(self.container, str(inside / file.relative_to(root))):
+                raise RestoreError(
+                    f"{mapped} of this host is not what container {self.container.name} has at {path}; "
+                    "restore on the host of its Docker engine, or tell where to with dest"
+                )
 
     def _guarded(self, guarded: bool) -> None:
         if self._guard:

@@ -229,13 +229,16 @@ class _Restore:
                 root = swap.open_directory(self.plan.root, self._ownership(self.manifest.files[0]).of_directory())
                 with locks.locked(root, str(self.plan.root)):
                     with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
-                        self._stage(swap)
+                        staged = self._stage(swap)
                     if self.application:
+                        self.application.refuse_unseen(self.plan.root, staged)
                         self.application.stop()
                     self.source.refuse_in_use(self.plan)
                     for lock in self.plan.stale:
                         swap.discard(self.plan.root / lock)
-                    for path in self._displaced():
+                    # Also what is not there now: an application that is tried out may make it, and it must not outlive that.
+                    beside = [self.plan.root / name for name in self.plan.displaced]
+                    for path in dict.fromkeys([*self._displaced(), *beside]):
                         swap.displace(path)
                     return _commit(swap, self.application)
         except OSError as error:
@@ -243,7 +246,8 @@ class _Restore:
                 f"cannot restore to {self.plan.root}: {sentence(error)}; what was there is unchanged"
             ) from error
 
-    def _stage(self, swap: Swap) -> None:
+    def _stage(self, swap: Swap) -> List[Path]:
+        """Returns where the files are that will come to their targets."""
         staged = {}
         for record in self.manifest.files:
             if record.content == "tar":
@@ -259,6 +263,7 @@ class _Restore:
                         self._load(record, InThread(SparseFileWriter(create(spare))))
                         staged[record.path] = self.plan.root / spare.name
                 self.source.check(staged, self.manifest.source, self.request.timeout)
+        return [staged[record.path] for record in self.manifest.files if record.content == "file"]
 
     def _stage_file(self, swap: Swap, record: FileRecord) -> Path:
         target = self.plan.root / self.plan.files[record.path]
@@ -345,7 +350,7 @@ def _destination(manifest: Manifest, request: Request, application: Optional[Sta
         raise RestoreError(
             "the backup is of a container; name it with container, or tell where to restore to with dest"
         )
-    return application.host_directory(PurePosixPath(manifest.source.path))
+    return application.host_path(PurePosixPath(manifest.source.path))
 
 
 def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:

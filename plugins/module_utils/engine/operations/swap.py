@@ -140,6 +140,9 @@ class Swap:
         for descriptor in reversed(list(self._directories.values())):
             os.fsync(descriptor)
         if accept:
+            for path in [*self._displaced, *self._stale]:
+                # Undone first of all: what came there meanwhile, as a journal, would spoil the old files.
+                self._undo.callback(_remove, path)
             accept()
         self._undo.pop_all()
         for path in removable:

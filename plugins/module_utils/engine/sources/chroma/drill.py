@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import sqlite3
 import struct
 import urllib.parse
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ...errors import CorruptError
+from ...optional import optional_module
 from ...processes import Report
 from ...repository.manifest import Manifest
 from ..base import Restoration, Tools
@@ -27,6 +27,9 @@ from ..sqlite.snapshot import examined
 from . import examination, schema, segments
 from .locations import FILE_NAME
 from .server import Client, serving
+
+# A Python can be built without it.
+sqlite3: Any = optional_module("sqlite3")
 
 _QUERIES = 50
 _LEAST_HITS = 0.8
@@ -113,7 +116,7 @@ def _read(connection: Any, report: Report, files: examination.Files, target: Pat
         written.commit()
 
 
-def _check(client: Client, collection: _Collection, known: sqlite3.Connection) -> None:
+def _check(client: Client, collection: _Collection, known: Any) -> None:
     called = f"collection {collection.name!r}"
     path = _path_of(client, collection)
     count = client.call(f"{path}/count")
@@ -126,7 +129,7 @@ def _check(client: Client, collection: _Collection, known: sqlite3.Connection) -
         _search(client, collection, path, known)
 
 
-def _batches(known: sqlite3.Connection, collection: _Collection) -> Iterator[Dict[str, bytes]]:
+def _batches(known: Any, collection: _Collection) -> Iterator[Dict[str, bytes]]:
     rows = known.execute("SELECT record, vector FROM vectors WHERE collection = ? ORDER BY record", (collection.id,))
     while batch := dict(rows.fetchmany(collection.page)):
         yield batch
@@ -145,7 +148,7 @@ def _compare(called: str, wanted: Dict[str, bytes], answer: Any) -> None:
             raise CorruptError(f"{called}: the Chroma server has another embedding of {name!r} than its files")
 
 
-def _search(client: Client, collection: _Collection, path: str, known: sqlite3.Connection) -> None:
+def _search(client: Client, collection: _Collection, path: str, known: Any) -> None:
     """A sample that is spread over all records. The index is approximate, so not every search finds its own record."""
     step = max(1, collection.vectors // _QUERIES)
     statement = "SELECT record, vector FROM vectors WHERE collection = ? ORDER BY record LIMIT ? OFFSET ?"
@@ -166,7 +169,7 @@ def _hits(
     client: Client,
     collection: _Collection,
     path: str,
-    known: sqlite3.Connection,
+    known: Any,
     sample: List[Tuple[str, bytes]],
 ) -> int:
     """How many of the records are found by their vectors, or others that have the same vector."""

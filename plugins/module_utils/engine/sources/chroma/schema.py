@@ -103,7 +103,9 @@ def collections(connection: Any) -> List[Collection]:
     }
     segments: Dict[str, Dict[str, str]] = {}
     for identity, scope, collection in connection.execute("SELECT id, scope, collection FROM segments"):
-        segments.setdefault(collection, {})[scope] = identity
+        if scope in segments.setdefault(collection, {}):
+            raise CorruptError(f"collection {collection} has two segments of scope {scope}")
+        segments[collection][scope] = identity
     found = []
     for identity, name, dimension, tenant, database in connection.execute(_collections_statement(connection)):
         own = segments.get(identity, {})

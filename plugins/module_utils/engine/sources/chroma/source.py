@@ -26,7 +26,7 @@ from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..sqlite import copies, snapshot
 from ..sqlite.live import LiveDatabase
 from ..sqlite.options import DatabaseOptions, Whereabouts
-from ..sqlite.site import ELSEWHERE_PATH, Site
+from ..sqlite.site import BESIDE, ELSEWHERE_PATH, Site
 from . import copying, drill, examination, schema, segments
 from .copying import NotWhole
 from .examination import CollectionState, Found
@@ -171,7 +171,8 @@ class ChromaSource(Source):
             raise RestoreError(f"the backup is of container {details.container.name}; tell where to with dest")
         trees = [entry.path for entry in details.segments + details.include + details.include_elsewhere]
         root = destination or Path(manifest.source.path)
-        return Restoration(root, {FILE_NAME: FILE_NAME}, trees, [], {}, whole=True)
+        beside = [FILE_NAME + suffix for suffix in BESIDE]
+        return Restoration(root, {FILE_NAME: FILE_NAME}, trees, [], {}, displaced=beside, whole=True)
 
     @staticmethod
     def refuse_in_use(restoration: Restoration) -> List[str]:
@@ -305,6 +306,9 @@ def _check(copied: copies.Copy, archive: Optional[int], details: Details, report
         copies.check_integrity(connection)
         content = segments.Archive(archive, details.segments) if details.include_segments else None
         found = examination.examine(connection, content, report.alive)
+    for entry in details.segments:
+        if content and entry.path not in {one.segment.id for one in found.collections if one.segment}:
+            raise CorruptError(f"segment {entry.path} belongs to no collection")
     if found.collections != details.collections or found.migrations != details.migrations:
         raise CorruptError(f"{FILE_NAME}: its collections are not those that the manifest tells")
 

@@ -152,7 +152,12 @@ class LiveDatabase:
             reader = self.connect(0)
             reader.execute("BEGIN")
             reader.execute(_ANY_QUESTION).fetchall()
-            blocks.copy_all(_kept(open_data(self._name + "-wal", self._shown + "-wal")), wal, self.alive)
+            source = _kept(open_data(self._name + "-wal", self._shown + "-wal"))
+            # Without the lock of a writer, a WAL that is in the file as a whole can begin anew; the file stays the same.
+            before = None
+            while before != os.pread(source, _HEADERS_OF_WAL["-wal"], 0):
+                before = os.pread(source, _HEADERS_OF_WAL["-wal"], 0)
+                blocks.copy_all(source, wal, self.alive)
 
     def finish(self, target: int) -> None:
         """Copy what needs no lock any more."""
