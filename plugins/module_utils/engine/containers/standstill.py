@@ -93,25 +93,21 @@ class Standstill:
         self._guard.release()
         self._guard = None
 
-    def host_path(self, path: PurePosixPath) -> Path:
-        """Where on this host a directory of the container is, or a file in it. Raises as locate.host_directory does."""
-        try:
-            found = host_directory(self._daemon, self.container, path)
-        except NotADirectoryError:
-            found = host_directory(self._daemon, self.container, path.parent) / path.name
-        self._mapped = found, path
+    def host_directory(self, directory: PurePosixPath) -> Path:
+        """Where on this host the directory of the container is. Raises as locate.host_directory does."""
+        found = host_directory(self._daemon, self.container, directory)
+        self._mapped = found, directory
         return found
 
     def refuse_unseen(self, root: Path, staged: Sequence[Path]) -> None:
         """Raise RestoreError unless the container sees what was made below root, where its files are thought to be."""
         if not self._mapped:
             return
-        mapped, path = self._mapped
-        inside = path if root == mapped else path.parent
+        found, directory = self._mapped
         for file in staged:
-            if not self._daemon.path_status(self.container, str(inside / file.relative_to(root))):
+            if not self._daemon.path_status(self.container, str(directory / file.relative_to(root))):
                 raise RestoreError(
-                    f"{mapped} of this host is not what container {self.container.name} has at {path}; "
+                    f"{found} of this host is not what container {self.container.name} has at {directory}; "
                     "restore on the host of its Docker engine, or tell where to with dest"
                 )
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional
 
 from ..containers.container import Address
 from ..containers.standstill import Standstill, standstill
-from ..errors import RestoreError, UsageError, sentence
+from ..errors import CorruptError, RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
 from ..processes import DEFAULT_TIMEOUT, check_timeout
@@ -236,7 +236,7 @@ class _Restore:
                     self.source.refuse_in_use(self.plan)
                     for lock in self.plan.stale:
                         swap.discard(self.plan.root / lock)
-                    # Also what is not there now: an application that is tried out may make it, and it must not outlive that.
+                    # Also what is not there now: an application that is tried out may make it.
                     beside = [self.plan.root / name for name in self.plan.displaced]
                     for path in dict.fromkeys([*self._displaced(), *beside]):
                         swap.displace(path)
@@ -350,7 +350,11 @@ def _destination(manifest: Manifest, request: Request, application: Optional[Sta
         raise RestoreError(
             "the backup is of a container; name it with container, or tell where to restore to with dest"
         )
-    return application.host_path(PurePosixPath(manifest.source.path))
+    # A database of one file is told by its path, its directory beside it.
+    path, directory = PurePosixPath(manifest.source.path), PurePosixPath(str(came_from.get("directory")))
+    if directory not in (path, path.parent):
+        raise CorruptError(f"the manifest is not valid: source: {path} is not in {directory} of the container")
+    return application.host_directory(directory) / path.relative_to(directory)
 
 
 def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:

@@ -153,7 +153,7 @@ class LiveDatabase:
             reader.execute("BEGIN")
             reader.execute(_ANY_QUESTION).fetchall()
             source = _kept(open_data(self._name + "-wal", self._shown + "-wal"))
-            # Without the lock of a writer, a WAL that is in the file as a whole can begin anew; the file stays the same.
+            # Without the lock of a writer, a WAL that is in the file as a whole can begin anew; the file stays.
             before = None
             while before != os.pread(source, _HEADERS_OF_WAL["-wal"], 0):
                 before = os.pread(source, _HEADERS_OF_WAL["-wal"], 0)
