@@ -37,7 +37,10 @@ EXAMPLES = r"""
 
 - name: Fail when the last backup of the knowledge graph is older than a day
   ansible.builtin.assert:
-    that: (backups.jobs | selectattr('name', 'equalto', 'kg') | first).backups[0].age < 86400
+    that: 0 <= (good | first).age < 86400
+  vars:
+    kg: "{{ backups.jobs | selectattr('name', 'equalto', 'kg') | first }}"
+    good: "{{ kg.backups | selectattr('status', 'equalto', 'complete') }}"
 """
 
 RETURN = r"""

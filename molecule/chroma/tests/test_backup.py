@@ -110,7 +110,7 @@ def test_nothing_is_left_in_the_container(engine: docker.DockerClient) -> None:
 
 def test_nothing_is_left_beside_a_backup(backup: Backup) -> None:
     names = backup.host.check_output("ls --almost-all %s/%s", REPOSITORY, backup.job).split()
-    assert sorted(names) == sorted([".lock", backup.path.rpartition("/")[2], "state.json"])
+    assert sorted(names) == sorted([".catalogue.json", ".lock", backup.path.rpartition("/")[2], "state.json"])
 
 
 def test_only_its_owner_reads_a_backup(backup: Backup) -> None:

@@ -107,7 +107,7 @@ def test_only_its_owner_reads_a_backup(backup: Backup) -> None:
 @for_every_backup
 def test_nothing_is_left_beside_a_backup(backup: Backup) -> None:
     names = backup.host.check_output("ls --almost-all %s/%s", backup.repository, backup.job).split()
-    assert sorted(names) == [".lock", backup.id, "state.json"]
+    assert sorted(names) == [".catalogue.json", ".lock", backup.id, "state.json"]
 
 
 @for_every_backup

@@ -175,10 +175,9 @@ def _each(
 def _known(directory: JobDirectory) -> Dict[Tuple[str, int, int], str]:
     """The ids of the sound backups that are adopted files, by what a file is known by."""
     known = {}
-    verified = directory.state().verified
+    state = directory.state()
     for entry in directory.catalogue():
-        failed = entry.id in verified and verified[entry.id].status == "failed"
-        if entry.engine == FileSource.type and not entry.problem and not failed:
+        if entry.engine == FileSource.type and not entry.problem and not state.is_failed(entry.id):
             with contextlib.suppress(CorruptError):
                 manifest = PublishedBackup(directory.path / entry.id).manifest()
                 for record in manifest.files:

@@ -109,8 +109,8 @@ def _about_backups(directory: JobDirectory, last: Optional[Manifest], max_age_ho
     if not last:
         return [*findings, Finding("last backup", False, f"there is no good backup in {directory.path}")]
     age = (times.now() - times.from_rfc3339(last.timestamp_start)).total_seconds()
-    good = max_age_hours is None or age <= max_age_hours * 3600
-    limit = "" if good else f", older than {max_age_hours:g} h"
+    good = age >= 0 and (max_age_hours is None or age <= max_age_hours * 3600)
+    limit = "" if good else ", in the future; look at the clock" if age < 0 else f", older than {max_age_hours:g} h"
     return [*findings, Finding("last backup", good, f"{last.id}, {times.age_in_words(age)} old{limit}")]
 
 

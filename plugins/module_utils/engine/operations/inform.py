@@ -113,13 +113,13 @@ def _job(directory: JobDirectory, policy: Optional[Policy]) -> JobInfo:
 def _backup(
     directory: JobDirectory, entry: Entry, state: State, decision: Optional[Decision], now: datetime.datetime
 ) -> BackupInfo:
-    verified = state.verified.get(entry.id)
-    failed = verified is not None and verified.status == "failed"
+    verified, drilled = state.verified.get(entry.id), state.drilled.get(entry.id)
+    failed = next((one for one in (verified, drilled) if one and one.status == "failed"), None)
     path = directory.path / entry.id
     return BackupInfo(
         id=entry.id,
         path=str(path),
-        status="damaged" if entry.problem or failed else "complete",
+        status="damaged" if entry.problem or state.is_failed(entry.id) else "complete",
         age=int((now - times.from_id(entry.id)).total_seconds()),
         size=entry.size,
         repo_size=entry.repo_size,
@@ -127,10 +127,10 @@ def _backup(
         engine=entry.engine,
         type=entry.type,
         verified=verified,
-        drilled=state.drilled.get(entry.id),
+        drilled=drilled,
         protected=protection.read(path),
         retention=Retention(decision.keep, decision.reasons) if decision else None,
-        problem=entry.problem or (verified.message if failed and verified else None),
+        problem=entry.problem or (failed.message if failed and state.is_failed(entry.id) else None),
     )
 
 

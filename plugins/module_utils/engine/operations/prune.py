@@ -149,13 +149,12 @@ def candidates_of(directory: JobDirectory, known: List[Entry], state: State) -> 
 
 
 def _standing(entry: Entry, state: State) -> Standing:
-    verified = state.verified.get(entry.id)
-    if entry.problem or (verified and verified.status == "failed"):
+    if entry.problem or state.is_failed(entry.id):
         return Standing.DAMAGED
     if entry.consistency == UNKNOWN:
         # That its bytes are still the same does not make them consistent.
         return Standing.UNVERIFIED
-    return Standing.GOOD if entry.proven or verified else Standing.UNVERIFIED
+    return Standing.GOOD if entry.proven or entry.id in state.verified else Standing.UNVERIFIED
 
 
 def _forget(directory: JobDirectory, removed: List[str]) -> None:

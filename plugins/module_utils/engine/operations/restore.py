@@ -107,7 +107,7 @@ def restore(
     backup = directory.backup(backup_id)
     with backup.in_use():
         newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
-        told = "is newer, but damaged or perhaps torn; this is the newest good one"
+        told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
         warnings = [f"backup {other} {told}" for other in newer]
         with _standstill(backup, request) as application:
             work = _Restore.prepare(backup, request, progress, warnings, application)

@@ -159,15 +159,14 @@ class JobDirectory:
         return backup
 
     def latest_good(self) -> Optional[PublishedBackup]:
-        """The newest backup with a sound manifest whose last verification did not fail.
+        """The newest backup with a sound manifest whose last verification or drill did not fail.
 
-        Where there is any other, it is none of which nobody knows whether it is consistent.
+        Where there is any other, it is none of which nobody knows whether it is consistent, and none of the future.
         """
-        verified = self.state().verified
-        unknown: Optional[PublishedBackup] = None
+        state, now = self.state(), times.now()
+        doubtful: Optional[PublishedBackup] = None
         for backup in self.backups():
-            verification = verified.get(backup.id)
-            if verification and verification.status == "failed":
+            if state.is_failed(backup.id):
                 continue
             try:
                 manifest = backup.manifest()
@@ -175,10 +174,10 @@ class JobDirectory:
             except (CorruptError, NotFoundError):
                 # A prune may remove it just now.
                 continue
-            if manifest.backup.consistency != manifests.UNKNOWN:
+            if manifest.backup.consistency != manifests.UNKNOWN and times.from_rfc3339(manifest.timestamp_start) <= now:
                 return backup
-            unknown = unknown or backup
-        return unknown
+            doubtful = doubtful or backup
+        return doubtful
 
     def latest_good_manifest(self) -> Optional[Manifest]:
         """Its manifest."""

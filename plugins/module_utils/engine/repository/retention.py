@@ -259,9 +259,10 @@ def _younger(pool: List[Candidate], now: datetime.datetime, days: float) -> _Ver
 
 
 def _floor(past: List[Candidate], count: int, kept: Dict[str, List[str]]) -> None:
-    """Keep the newest good ones, and what is damaged where it would be one of them if it were good."""
+    """Keep the newest good ones, and what is worse where it would be one of them if it were good."""
     told = f"one of the newest {count} good backups (keep_min_good)"
-    for standing, reason in ((Standing.GOOD, told), (Standing.DAMAGED, f"else {told}")):
+    for standing in Standing:
+        reason = told if standing is Standing.GOOD else f"else {told}"
         pool = [candidate for candidate in past if candidate.standing in (Standing.GOOD, standing)]
         for candidate in pool[:count]:
             kept.setdefault(candidate.id, [reason])

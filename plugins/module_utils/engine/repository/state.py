@@ -49,6 +49,11 @@ class State:
     verified: Dict[str, Verification] = dataclasses.field(default_factory=dict)
     drilled: Dict[str, Verification] = dataclasses.field(default_factory=dict)
 
+    def is_failed(self, backup_id: str) -> bool:
+        """Whether the last verification or the last drill of a backup failed, and nothing passed since."""
+        known = [one[backup_id] for one in (self.verified, self.drilled) if backup_id in one]
+        return bool(known) and max(known, key=lambda one: one.at).status == "failed"
+
     def forget(self, backup_id: str) -> None:
         """Drop what is known of a backup that is gone."""
         self.verified.pop(backup_id, None)
