@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..decoding import did_you_mean
 from ..errors import SourceError, UsageError
+from ..interrupts import held_back
 from ..optional import optional_module
 from .container import Container, Decoder
 
@@ -54,7 +55,8 @@ class Daemon:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        with held_back():
+            self._client.close()
 
     def find(self, wanted: str) -> Container:
         """The container with exactly this name, or this id; of an id the first 12 digits are enough.
@@ -191,16 +193,23 @@ class Daemon:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Errors of the library and of what it is built on become one sentence, without the address as it was given."""
+        """Errors of the library and of what it is built on become one sentence, without the address as it was given.
+
+        Signals wait for the end of the call: in the middle of it they would leave locks of the library locked.
+        """
         requests: Any = optional_module("requests")
-        try:
-            yield
-        except self._library.errors.APIError as error:
-            raise SourceError(f"the Docker engine at {self.address} refuses: {_explanation(error)}") from error
-        except self._library.errors.DockerException as error:
-            raise SourceError(f"the Docker engine at {self.address} cannot be used: {_reason(error)}") from error
-        except (requests.RequestException, OSError, ValueError) as error:
-            raise SourceError(f"the Docker engine at {self.address} does not answer: {_reason(error)}") from error
+        paramiko: Any = optional_module("paramiko")
+        # What it raises are no errors of the system.
+        refused_by_ssh = (paramiko.SSHException,) if paramiko else ()
+        with held_back():
+            try:
+                yield
+            except self._library.errors.APIError as error:
+                raise SourceError(f"the Docker engine at {self.address} refuses: {_explanation(error)}") from error
+            except self._library.errors.DockerException as error:
+                raise SourceError(f"the Docker engine at {self.address} cannot be used: {_reason(error)}") from error
+            except (requests.RequestException, OSError, ValueError, *refused_by_ssh) as error:
+                raise SourceError(f"the Docker engine at {self.address} does not answer: {_reason(error)}") from error
 
 
 class NoContainerError(SourceError):
