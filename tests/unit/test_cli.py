@@ -108,6 +108,16 @@ def test_what_a_person_reads(command: Command, tmp_path: Path) -> None:
     assert ", not verified, " in command("run", "kg").stdout
 
 
+@pytest.mark.parametrize("option", [{"min_age_hours": 20}, {"skip_unchanged": True}], ids=str)
+def test_force_backs_up_whatever_the_file_says(command: Command, tmp_path: Path, option: dict[str, object]) -> None:
+    command.job("kg", tmp_path / "environment", **option)
+    assert command.ok("run", "kg")["changed"]
+    assert not command.ok("run", "kg")["changed"]
+    assert "would back up" in command("run", "kg", "--force", "--dry-run").stdout
+    assert command.ok("run", "kg", "--force")["changed"]
+    assert len(command.backups("kg")) == 2
+
+
 def test_repository_of_the_job_file_unless_told(command: Command, tmp_path: Path) -> None:
     jobs = ["--jobs-directory", str(command.jobs)]
     program = [command.python, str(DBBACKUP)]
