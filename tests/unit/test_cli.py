@@ -72,6 +72,8 @@ def test_version_and_help_from_any_directory(tmp_path: Path) -> None:
         (10, ["restore", "kg"]),
         (10, ["list", "kg"]),
         (10, ["status", "other"]),
+        (10, ["prune", "typo", "--simulate", "3", "--keep-last", "1"]),
+        (2, ["prune", "--every", "6", "--keep-last", "1"]),
         (1, ["run", "gone"]),
     ],
     ids=str,

@@ -39,6 +39,8 @@ def prune(options: argparse.Namespace) -> Told:
 
     Of several jobs, one that cannot be pruned does not stop the others and is told of at the end.
     """
+    if options.every is not None and options.simulate is None:
+        raise UsageError("--every has a meaning only with --simulate")
     targets, failures = _targets(options)
     only_told = options.dry_run or options.simulate is not None
     plans: List[Plan] = []
