@@ -130,7 +130,6 @@ class TestRemoval:
             told = dbbackup.ok("prune", "kg", "--dry-run")
             assert ([len(told["keep"]), len(told["remove"])], told["changed"]) == ([2, 4], False)
             dbbackup.ok("prune", "kg", "--simulate", "10")
-            dbbackup.ok("list")
             dbbackup.ok("status")
             predicted = ansible.module(PRUNE, "--check", "--diff", name="kg", repository=repository, keep_last=2)
             assert predicted["changed"]

@@ -210,6 +210,14 @@ def test_what_all_commands_have_can_be_said_before_the_command(command: Command)
     assert run.stdout.startswith("JOB")
 
 
+def test_list_keeps_the_catalogue(command: Command) -> None:
+    command.ok("run", "kg")
+    known = command.catalogue("kg")
+    (command.repository / "kg/.catalogue.json").unlink()
+    assert command("list").code == 0
+    assert command.catalogue("kg") == known
+
+
 def test_json_of_status_is_whole(command: Command) -> None:
     command.ok("run", "kg")
     (job,) = command.ok("status")
