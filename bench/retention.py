@@ -164,7 +164,7 @@ def limit(contestant: Contestant) -> bool:
 
 def bench(backups: int, rounds: int, seconds: float) -> bool:
     listing, decision = dbbackup("list", JOB), dbbackup("prune", JOB, "--dry-run")
-    # Only a prune that removes nothing, and every run, keep the catalogue.
+    # A prune keeps the catalogue, so that no list has to.
     dbbackup("prune", JOB, "--keep-last", "-1")()
     ours = [
         Contestant("dbbackup list", listing, backups),

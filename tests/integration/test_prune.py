@@ -130,7 +130,6 @@ class TestRemoval:
             told = dbbackup.ok("prune", "kg", "--dry-run")
             assert ([len(told["keep"]), len(told["remove"])], told["changed"]) == ([2, 4], False)
             dbbackup.ok("prune", "kg", "--simulate", "10")
-            dbbackup.ok("list")
             dbbackup.ok("status")
             predicted = ansible.module(PRUNE, "--check", "--diff", name="kg", repository=repository, keep_last=2)
             assert predicted["changed"]
@@ -176,6 +175,16 @@ class TestRemoval:
         assert {entry["job"] for entry in told["keep"]} == {"kg"}
         assert dbbackup.backups("kg") == saved[:1]
         assert len(dbbackup.backups("other")) == len(dbbackup.backups("keeps")) == 6
+
+    def test_a_faulty_file_does_not_stop_the_others(self, dbbackup: Command, saved: list[str]) -> None:
+        faulty = dbbackup.job("a-faulty", "/srv/kg", keep_lst=1)
+        dbbackup.job("kg", "/srv/kg", keep_last=1)
+        done = dbbackup("prune")
+        assert done.code == 1
+        assert done.stdout.endswith("kg: 1 kept, 5 removed\n")
+        assert done.stderr == f"dbbackup: {faulty}: keep_lst: is not known; did you mean keep_last?\n"
+        assert dbbackup.backups("kg") == saved[:1]
+        assert "keep_lst" in dbbackup.fails(2, "prune", "a-faulty")
 
 
 class TestStanding:
@@ -379,7 +388,14 @@ class TestInTheWay:
         copy_job(dbbackup.repository, "later")
         copy_job(dbbackup.repository, "earlier")
         with locks.locked_file(dbbackup.repository / "kg/.lock", "job kg"):
-            assert f"job kg is in use by process {os.getpid()}" in dbbackup.fails(11, "prune", "--keep-last", "1")
+            done = dbbackup("prune", "--keep-last", "1", "--json")
+            assert done.code == 1
+            (failure,) = done.json["failures"]
+            assert f"job kg is in use by process {os.getpid()}" in failure
+            assert done.stderr == f"dbbackup: {failure}\n"
+            assert {entry["job"] for entry in done.json["remove"]} == {"earlier", "later"}
+            assert len(done.json["remove"]) == 10
+            assert dbbackup.fails(11, "prune", "kg", "--keep-last", "1") == failure
             assert dbbackup.backups("kg") == saved[::-1]
             assert dbbackup.backups("earlier") == dbbackup.backups("later") == saved[:1]
             # To look is always possible.
@@ -448,7 +464,7 @@ class TestInTheWay:
         assert dbbackup.ok("prune", "--keep-last", "1")["remove"] == []
         assert dbbackup.fails(10, "protect", "kg", "--id", saved[0])
         dbbackup.job("kg", "/srv/kg", keep_last=1)
-        assert "there is no job kg" in dbbackup.fails(10, "prune")
+        assert "there is no job kg" in dbbackup.fails(1, "prune")
         assert snapshot(tmp_path / "elsewhere") == before
 
     def test_a_removal_that_fails_is_told(self, dbbackup: Command, saved: list[str]) -> None:

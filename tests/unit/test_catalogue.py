@@ -121,6 +121,34 @@ def test_looking_writes_nothing(job: JobDirectory) -> None:
         assert snapshot(job.path.parent) == before
 
 
+def test_a_list_keeps_what_it_read(job: JobDirectory, reads: list[str]) -> None:
+    for change in (lambda: file_of(job).write_text("{"), lambda: file_of(job).unlink()):
+        change()
+        told_first = inform.inform(Repository(job.path.parent), keep_catalogue=True)[0].backups
+        assert [backup.id for backup in told_first] == ids(job)
+        assert not job.is_locked()
+        reads.clear()
+        job.catalogue()
+        assert reads == []
+
+
+def test_a_list_does_not_wait_for_a_run(job: JobDirectory) -> None:
+    file_of(job).unlink()
+    with job.lock():
+        assert [entry.id for entry in job.catalogue(keep=True)] == ids(job)
+        assert not file_of(job).exists()
+
+
+@pytest.mark.root
+def test_a_list_by_a_user_who_may_only_read(job: JobDirectory) -> None:
+    file_of(job).unlink()
+    job.path.chmod(0o555)
+    before = sorted(os.listdir(job.path))
+    said = as_ordinary_user(lambda: len(job.catalogue(keep=True)), job.path.parent)
+    assert said == str(len(ids(job)))
+    assert sorted(os.listdir(job.path)) == before
+
+
 def test_what_is_new_or_gone_is_seen_and_read_alone(job: JobDirectory, reads: list[str]) -> None:
     shutil.rmtree(job.path / ids(job)[2])
     reads.clear()

@@ -72,6 +72,8 @@ def test_version_and_help_from_any_directory(tmp_path: Path) -> None:
         (10, ["restore", "kg"]),
         (10, ["list", "kg"]),
         (10, ["status", "other"]),
+        (10, ["prune", "typo", "--simulate", "3", "--keep-last", "1"]),
+        (2, ["prune", "--every", "6", "--keep-last", "1"]),
         (1, ["run", "gone"]),
     ],
     ids=str,
@@ -106,6 +108,16 @@ def test_what_a_person_reads(command: Command, tmp_path: Path) -> None:
     assert "kg: skipped: nothing was committed" in command("run", "kg").stdout
     command.job("kg", tmp_path / "environment", verify=False)
     assert ", not verified, " in command("run", "kg").stdout
+
+
+@pytest.mark.parametrize("option", [{"min_age_hours": 20}, {"skip_unchanged": True}], ids=str)
+def test_force_backs_up_whatever_the_file_says(command: Command, tmp_path: Path, option: dict[str, object]) -> None:
+    command.job("kg", tmp_path / "environment", **option)
+    assert command.ok("run", "kg")["changed"]
+    assert not command.ok("run", "kg")["changed"]
+    assert "would back up" in command("run", "kg", "--force", "--dry-run").stdout
+    assert command.ok("run", "kg", "--force")["changed"]
+    assert len(command.backups("kg")) == 2
 
 
 def test_repository_of_the_job_file_unless_told(command: Command, tmp_path: Path) -> None:
@@ -196,6 +208,14 @@ def test_what_all_commands_have_can_be_said_before_the_command(command: Command)
     assert (run.returncode, json.loads(run.stdout)["exit_code"]) == (10, 10)
     run = subprocess.run([*program, *places, "list"], capture_output=True, text=True, check=False)
     assert run.stdout.startswith("JOB")
+
+
+def test_list_keeps_the_catalogue(command: Command) -> None:
+    command.ok("run", "kg")
+    known = command.catalogue("kg")
+    (command.repository / "kg/.catalogue.json").unlink()
+    assert command("list").code == 0
+    assert command.catalogue("kg") == known
 
 
 def test_json_of_status_is_whole(command: Command) -> None:

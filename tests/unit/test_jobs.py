@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import NotFoundError, UsageError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.retention import Policy
 
 JOB: dict[str, Any] = {"name": "kg", "type": "lmdb", "path": "/srv/kg"}
 
@@ -76,6 +78,20 @@ def test_mistake_is_told_with_its_place(options: dict[str, Any], message: str) -
         jobs.parse({**JOB, **options}, "/etc/db-backup/jobs.d/kg.json")
     assert str(caught.value).startswith(f"/etc/db-backup/jobs.d/kg.json: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep_min_good": 3}, {"timezone": "Europe/Berlin"}, {"keep_daily": 0, "keep_min_good": 3}], ids=str
+)
+def test_retention_without_a_rule_would_never_prune(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^/jobs/kg\.json: no rule tells what to keep"):
+        jobs.parse({**JOB, **options}, "/jobs/kg.json")
+    assert not jobs.parse({**JOB, **options, "keep_last": 2}).retention.is_empty()
+
+
+def test_the_defaults_of_retention_can_be_given() -> None:
+    job = jobs.parse({**JOB, **dataclasses.asdict(Policy())})
+    assert job.retention.is_empty()
 
 
 @pytest.mark.parametrize("missing", ["type", "path", "name"])

@@ -349,6 +349,13 @@ class TestSenseless:
         assert "\n" not in str(raised.value)
 
     @pytest.mark.parametrize(
+        ("name", "number", "least"), [("keep_last", -2, -1), ("keep_days", -1, 0), ("keep_min_good", -1, 1)]
+    )
+    def test_the_least_is_told(self, name: str, number: int, least: int) -> None:
+        with pytest.raises(UsageError, match=f"^{name}: {number} is out of range; the least is {least}$"):
+            Policy(**{name: number}).check()
+
+    @pytest.mark.parametrize(
         "policy",
         [{"keep_last": 10**30}, {"keep_hourly": 10**30}, {"keep_days": 1e308}, {"keep_within": "9" * 99 + "y"}],
     )

@@ -46,6 +46,7 @@ def test_as_often_as_told(job: JobDirectory) -> None:
 
 
 def test_without_any_backup_once_a_day(tmp_path: Path) -> None:
+    (tmp_path / "kg").mkdir()
     made = simulate(Repository(tmp_path).job("kg"), Policy(keep_weekly=-1), days=28)
     assert len(made.decisions) == 28
     # Four or five weeks have begun, and the oldest of all stays.

@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("job", metavar="JOB", nargs="?", help="default: all")
         return added
 
-    _dry_run(add_for_job("run", backups.run, "back up now, as the job's file says"))
+    run = add_for_job("run", backups.run, "back up now, as the job's file says")
+    run.add_argument("--force", action="store_true", help="whatever min_age_hours and skip_unchanged say")
+    _dry_run(run)
     add_for_jobs("list", listing.list_backups, "list backups")
     add_for_jobs("status", listing.status, "tell how jobs fared")
     verify = add_for_job("verify", backups.verify, "read a backup and open it")

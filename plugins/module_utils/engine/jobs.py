@@ -86,7 +86,9 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
         settings = decode(Settings, _only(options, _names_of(Settings)))
         retention = decode(Policy, _only(options, _names_of(Policy)))
         specific = decode(options_class, _only(options, _names_of(options_class)))
-        retention.check()
+        # A floor or a timezone alone would keep everything for ever without a word; modules give every default.
+        if retention != Policy():
+            retention.check_rules()
         if settings.min_age_hours < 0:
             raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is negative")
         if not math.isfinite(settings.min_age_hours):

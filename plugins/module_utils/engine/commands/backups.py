@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from .. import jobs
 from ..containers.container import Address
@@ -21,6 +22,8 @@ from .common import Told, repository_of, warning_lines
 def run(options: argparse.Namespace) -> Told:
     """Back up now, or with dry_run tell what would be done."""
     job = jobs.load(options.jobs_directory, options.job, options.repository)
+    if options.force:
+        job = dataclasses.replace(job, settings=dataclasses.replace(job.settings, force=True))
     with ProgressBar("verifying", options.quiet) as progress:
         outcome = backup.predict(job) if options.dry_run else backup.back_up(job, progress)
     return Told(outcome.to_json(), _run_text(outcome, options))

@@ -24,7 +24,8 @@ _STATUS = ["JOB", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VER
 def list_backups(options: argparse.Namespace) -> Told:
     """Every backup, newest first."""
     policies, warnings = _policies(options)
-    found = [job for one in repositories_of(options) for job in inform(one, options.job, policies)]
+    repositories = repositories_of(options)
+    found = [job for one in repositories for job in inform(one, options.job, policies, keep_catalogue=True)]
     if options.json:
         return Told([job.to_json() for job in found], "")
     rows = [_row(job.name, backup) for job in found for backup in job.backups]

@@ -13,7 +13,7 @@ import sys
 from typing import List, Optional, Tuple
 
 from .. import jobs
-from ..errors import UsageError
+from ..errors import BackupError, Interrupted, UsageError, sentence
 from ..operations.protect import set_protection
 from ..operations.prune import Plan, prune_jobs
 from ..operations.simulate import simulate
@@ -35,24 +35,38 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
 
 
 def prune(options: argparse.Namespace) -> Told:
-    """Remove, or with dry_run or simulate only tell of, the backups that the policies do not keep."""
-    targets = _targets(options)
-    if options.simulate is not None:
-        plans = [simulate(target, policy, options.simulate, options.every) for target, policy in targets]
-    else:
-        plans = prune_jobs(targets, options.dry_run)
+    """Remove, or with dry_run or simulate only tell of, the backups that the policies do not keep.
+
+    Of several jobs, one that cannot be pruned does not stop the others and is told of at the end.
+    """
+    if options.every is not None and options.simulate is None:
+        raise UsageError("--every has a meaning only with --simulate")
+    targets, failures = _targets(options)
     only_told = options.dry_run or options.simulate is not None
+    plans: List[Plan] = []
     lines: List[str] = []
-    for made, (_unused, policy) in zip(plans, targets):
+    for target in targets:
+        try:
+            made = _made(target, options)
+        except (Interrupted, UsageError):
+            # What is wrong with the command line is so for all.
+            raise
+        except (BackupError, OSError) as error:
+            if options.job:
+                raise
+            failures.append(sentence(error) if isinstance(error, OSError) else str(error))
+            continue
+        plans.append(made)
         lines += [*warning_lines(made.warnings), *_sentences(made, only_told)]
         if only_told and made.decisions and sys.stdout.isatty():
-            lines += ["", _picture(made, policy), ""]
+            lines += ["", _picture(made, target[1]), ""]
     keep = [entry for made in plans for entry in made.to_json()["keep"]]
     remove = [entry for made in plans for entry in made.to_json()["remove"]]
     warnings = [warning for made in plans for warning in made.warnings]
     changed = bool(remove) and not only_told
-    told = {"changed": changed, "keep": keep, "remove": remove, "warnings": warnings}
-    return Told(told, "\n".join(lines) or "no job has a policy that says what to keep")
+    told = {"changed": changed, "keep": keep, "remove": remove, "warnings": warnings, "failures": failures}
+    nothing = "no job was pruned" if failures else "no job has a policy that says what to keep"
+    return Told(told, "\n".join(lines) or nothing, "; ".join(failures) or None)
 
 
 def protect(options: argparse.Namespace) -> Told:
@@ -79,22 +93,35 @@ def _protection(options: argparse.Namespace, wanted: bool, reason: Optional[str]
     return Told(result.to_json(), f"{options.job}: {options.id} is {'now' if result.changed else 'already'} {word}")
 
 
-def _targets(options: argparse.Namespace) -> List[_Target]:
+def _made(target: _Target, options: argparse.Namespace) -> Plan:
+    if options.simulate is not None:
+        return simulate(*target, options.simulate, options.every)
+    return prune_jobs([target], options.dry_run)[0]
+
+
+def _targets(options: argparse.Namespace) -> Tuple[List[_Target], List[str]]:
+    """The jobs to prune, and what is wrong with the files of others."""
     given = _given_policy(options)
     if options.job:
         policy = given or policy_of(options, options.job)
         if policy is None:
             raise UsageError(f"no policy says what to keep of job {options.job}; give one, such as --keep-daily 7")
-        return [(repository_of(options).job(options.job), policy)]
+        return [(repository_of(options).job(options.job), policy)], []
     if given:
-        return [(directory, given) for directory in repository_of(options).jobs()]
-    targets = []
+        return [(directory, given) for directory in repository_of(options).jobs()], []
+    targets: List[_Target] = []
+    failures: List[str] = []
     for name in jobs.names(options.jobs_directory):
-        job = jobs.load(options.jobs_directory, name, options.repository)
-        # One that never ran has nothing to remove.
-        if not job.retention.is_empty() and os.path.lexists(job.directory.path):
-            targets.append((job.directory, job.retention))
-    return targets
+        try:
+            job = jobs.load(options.jobs_directory, name, options.repository)
+            # One that never ran has nothing to remove.
+            if not job.retention.is_empty() and os.path.lexists(job.directory.path):
+                targets.append((job.directory, job.retention))
+        except Interrupted:
+            raise
+        except BackupError as error:
+            failures.append(str(error))
+    return targets, failures
 
 
 def _given_policy(options: argparse.Namespace) -> Optional[Policy]:

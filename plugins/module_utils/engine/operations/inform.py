@@ -77,22 +77,27 @@ class JobInfo:
 
 
 def inform(
-    repository: Repository, name: Optional[str] = None, policies: Optional[Mapping[str, Policy]] = None
+    repository: Repository,
+    name: Optional[str] = None,
+    policies: Optional[Mapping[str, Policy]] = None,
+    keep_catalogue: bool = False,
 ) -> List[JobInfo]:
-    """All jobs, or the one of this name. Changes nothing. policies are those of the jobs that have one.
+    """All jobs, or the one of this name. policies are those of the jobs that have one.
+
+    Changes nothing; only with keep_catalogue what was read is written down where it can be, to save time the next time.
 
     Raises NotFoundError when there is no such job.
     """
     policies = policies or {}
     if name is None:
-        return [_job(directory, policies.get(directory.name)) for directory in repository.jobs()]
+        return [_job(directory, policies.get(directory.name), keep_catalogue) for directory in repository.jobs()]
     directory = repository.job(name)
     directory.refuse_missing()
-    return [_job(directory, policies.get(name))]
+    return [_job(directory, policies.get(name), keep_catalogue)]
 
 
-def _job(directory: JobDirectory, policy: Optional[Policy]) -> JobInfo:
-    state, known, now = directory.state(), directory.catalogue(), times.now()
+def _job(directory: JobDirectory, policy: Optional[Policy], keep_catalogue: bool) -> JobInfo:
+    state, known, now = directory.state(), directory.catalogue(keep=keep_catalogue), times.now()
     decided = decide(candidates_of(directory, known, state), policy, now) if policy else []
     decisions = {decision.id: decision for decision in decided}
     backups = [_backup(directory, entry, state, decisions.get(entry.id), now) for entry in known]

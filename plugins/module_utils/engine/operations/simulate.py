@@ -26,9 +26,10 @@ _RECENT = 8
 def simulate(directory: JobDirectory, policy: Policy, days: int, every_hours: Optional[float] = None) -> Plan:
     """The backups there are and those of so many days to come, each followed by a prune.
 
-    Without every_hours the backups come as often as those so far did, or once a day. Raises UsageError when that are
-    too many, or the policy makes no sense.
+    Without every_hours the backups come as often as those so far did, or once a day. Raises NotFoundError when there is
+    no such job, UsageError when that are too many, or the policy makes no sense.
     """
+    directory.refuse_missing()
     candidates, now = candidates_of(directory, directory.catalogue(), directory.state()), times.now()
     hours = _usual_hours(candidates) if every_hours is None else every_hours
     # Written so that it also catches what is not a number at all.

@@ -15,10 +15,10 @@ import dataclasses
 import os
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Dict, List, Optional
+from typing import ContextManager, Dict, List, Optional
 
 from ..decoding import decode, encode
-from ..errors import CorruptError, NotFoundError, sentence
+from ..errors import CorruptError, LockedError, NotFoundError, sentence
 from ..paths import is_directory, is_safe_relative, opened_directory
 from ..times import from_rfc3339
 from . import documents
@@ -52,15 +52,17 @@ class Entry:
     references: List[str] = dataclasses.field(default_factory=list)
 
 
-def entries(directory: Path, backups: List[PublishedBackup], *, keep: bool = False) -> List[Entry]:
-    """An entry for each of the backups, in their order. With keep, a stale catalogue is written anew."""
+def entries(
+    directory: Path, backups: List[PublishedBackup], *, keep: Optional[ContextManager[None]] = None
+) -> List[Entry]:
+    """An entry for each of the backups, in their order. A stale catalogue is written anew within keep, if given."""
     known = _read(directory)
     found = [_entry(backup, known.get(backup.id)) for backup in backups]
     # What has a problem may be readable at another time, or for another user.
     sound = [entry for entry in found if not entry.problem]
     if keep and (len(sound) != len(known) or any(entry is not known.get(entry.id) for entry in sound)):
-        # It only saves time: that it cannot be written is no error.
-        with contextlib.suppress(OSError):
+        # It only saves time: that it cannot be written, or that another process may just now, is no error.
+        with contextlib.suppress(OSError, LockedError), keep:
             content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in sound]}
             with opened_directory(directory) as descriptor:
                 documents.replace(descriptor, FILE_NAME, content, disposable=True)

@@ -110,13 +110,14 @@ class JobDirectory:
         names = sorted((entry.name for entry in self._listed() if _is_backup(entry)), reverse=True)
         return [PublishedBackup(self.path / name) for name in names]
 
-    def catalogue(self) -> List[catalogue.Entry]:
-        """What is known of all backups, newest first."""
-        return catalogue.entries(self.path, self.backups())
+    def catalogue(self, keep: bool = False) -> List[catalogue.Entry]:
+        """What is known of all backups, newest first. With keep it is written down, unless a run is under way."""
+        # Read before, as a run that begins meanwhile must not find the job locked for long.
+        return catalogue.entries(self.path, self.backups(), keep=self.lock() if keep else None)
 
     def keep_catalogue(self) -> None:
-        """Write down what is known of all backups, to know it at once the next time."""
-        catalogue.entries(self.path, self.backups(), keep=True)
+        """Write down what is known of all backups, to know it at once the next time; for the holder of the lock."""
+        catalogue.entries(self.path, self.backups(), keep=contextlib.nullcontext())
 
     def forget_catalogue(self) -> None:
         """Have all manifests read again the next time."""

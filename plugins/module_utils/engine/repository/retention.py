@@ -40,6 +40,9 @@ _PERIODS = {
     "yearly": _Period("year", lambda moment: moment.strftime("%Y")),
 }
 
+# Of the others it is 0. The last good backup is never removed.
+_LOWEST = {"keep_last": ALL, **{f"keep_{name}": ALL for name in _PERIODS}, "keep_min_good": 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -78,7 +81,7 @@ class Policy:
         """Raise UsageError for a number, a duration or a timezone that makes no sense."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            lowest = ALL if field.name in ("keep_last", *map("keep_{}".format, _PERIODS)) else 0
+            lowest = _LOWEST.get(field.name, 0)
             # Written so that it also catches what is not a number at all.
             if isinstance(value, (int, float)) and not lowest <= value < float("inf"):
                 raise UsageError(f"{field.name}: {value} is out of range; the least is {lowest}")
@@ -87,8 +90,6 @@ class Policy:
                     Duration.parse(value)
                 except ValueError as error:
                     raise UsageError(f"{field.name}: {error}") from None
-        if self.keep_min_good < 1:
-            raise UsageError("keep_min_good: 0 is out of range; the last good backup is never removed")
         zone_of(self.timezone)
 
 
