@@ -159,7 +159,7 @@ class JobDirectory:
         return backup
 
     def latest_good(self) -> Optional[PublishedBackup]:
-        """The newest backup with a sound manifest whose last verification did not fail.
+        """The newest backup with a sound, readable manifest whose last verification did not fail.
 
         Where there is any other, it is none of which nobody knows whether it is consistent.
         """
@@ -172,8 +172,8 @@ class JobDirectory:
             try:
                 manifest = backup.manifest()
                 backup.check_sizes(manifest)
-            except (CorruptError, NotFoundError):
-                # A prune may remove it just now.
+            except (CorruptError, NotFoundError, OSError):
+                # A prune may remove it just now; and one that cannot be read must not hide those that can.
                 continue
             if manifest.backup.consistency != manifests.UNKNOWN:
                 return backup
