@@ -95,15 +95,23 @@ class JobDirectory:
                 return backup_id
             started += datetime.timedelta(seconds=1)
 
-    def remove_leftovers(self) -> None:
-        """Remove what killed processes left behind; directories that somebody holds stay."""
+    def remove_leftovers(self) -> List[str]:
+        """Remove what killed processes left behind; directories that somebody holds stay.
+
+        Returns a sentence about each that cannot be removed.
+        """
+        kept: List[str] = []
         with locks.briefly_locked(self.path):
             names = [name for name in os.listdir(self.path) if name.startswith(_WORKING_PREFIXES)]
-            dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
-        for name in dead:
-            # A verification that ended just now may have removed its own.
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self.path / name)
+            found = [self.path / name for name in names if is_directory(self.path / name)]
+            dead = []
+            for path in found:
+                with _telling(path, kept):
+                    dead += [path] if locks.is_dead(path) else []
+        for path in dead:
+            with _telling(path, kept):
+                shutil.rmtree(path)
+        return kept
 
     def backups(self) -> List[PublishedBackup]:
         """All backups, newest first. A directory without a manifest is none."""
@@ -203,6 +211,18 @@ class JobDirectory:
                 return list(entries)
         except FileNotFoundError:
             return []
+
+
+@contextlib.contextmanager
+def _telling(leftover: Path, kept: List[str]) -> Iterator[None]:
+    """Add a sentence where it cannot be removed: it must not stop the run."""
+    try:
+        yield
+    except FileNotFoundError:
+        # A verification that ended just now may have removed its own.
+        pass
+    except OSError as error:
+        kept.append(f"{leftover} was left behind by a killed process and cannot be removed: {error.strerror}")
 
 
 def _is_own(entry: os.DirEntry[str]) -> bool:
