@@ -82,6 +82,13 @@ class TestLocks:
             with_lock(lambda: locks.locked_file(tmp_path / ".lock", "job kg"))
         assert (tmp_path / "elsewhere").read_text() == "precious"
 
+    def test_a_second_name_of_another_file_is_no_lock(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").write_text("precious")
+        os.link(tmp_path / "elsewhere", tmp_path / ".lock")
+        with pytest.raises(UsageError, match=r"\.lock is no lock file"):
+            with_lock(lambda: locks.locked_file(tmp_path / ".lock", "job kg"))
+        assert (tmp_path / "elsewhere").read_text() == "precious"
+
     @pytest.mark.parametrize(
         ("theirs", "shared", "refused"),
         [("shared", True, False), ("shared", False, True), ("alone", True, True), ("alone", False, True)],
