@@ -120,6 +120,8 @@ class TestTimeout:
         ended = saboteur.run(arguments, Fault("SIGSTOP", 4, process=1))
         assert (ended.code, ended.struck) == (1, True)
         assert "gave no sign of life for 1 seconds" in ended.stderr
+        verified = Repository(dbbackup.repository).job("kg").state().verified.values()
+        assert [verification.status for verification in verified if verification.status == "failed"] == []
 
     def test_of_a_restore_of_what_was_never_opened(self, dbbackup: Command, saboteur: Saboteur, tmp_path: Path) -> None:
         make_environment(tmp_path / "source")

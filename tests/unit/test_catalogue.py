@@ -252,6 +252,20 @@ def test_a_backup_that_is_removed_meanwhile_is_passed_over(job: JobDirectory, mo
         file_of(job).unlink(missing_ok=True)
 
 
+@pytest.mark.root
+def test_a_backup_that_cannot_be_read_hides_no_other(job: JobDirectory) -> None:
+    newest, second = job.backups()[:2]
+    (newest.path / "manifest.json").chmod(0)
+
+    def look() -> str:
+        with pytest.raises(PermissionError) as caught:
+            newest.manifest()
+        latest = job.latest_good()
+        return f"{caught.value.filename} {latest.id if latest else None}"
+
+    assert as_ordinary_user(look, job.path.parent) == f"{newest.path / 'manifest.json'} {second.id}"
+
+
 def as_pipe(path: Path) -> None:
     os.mkfifo(path)
 

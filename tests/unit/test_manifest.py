@@ -210,6 +210,13 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
         parse(data)
 
 
+def test_values_nested_too_deeply_are_refused_at_once(value: Value) -> None:
+    """The parser of JSON goes deeper than what tells of a manifest later."""
+    data = json.dumps(value).replace('"source": {', '"source": {"deep": ' + "[" * 700 + "]" * 700 + ", ", 1).encode()
+    with pytest.raises(CorruptError, match="nested too deeply"):
+        parse(data)
+
+
 def test_two_files_of_one_name(value: Value) -> None:
     for field in ("path", "repo_path"):
         changed = copy.deepcopy(value)

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import CorruptError, SourceError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import (
+    BackupError,
+    CorruptError,
+    SourceError,
+)
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import (
     Child,
     Owner,
@@ -73,7 +77,6 @@ def test_result_and_output() -> None:
         (lambda _report: raise_error(OSError(2, "No such file or directory", "/x")), "No such file or directory"),
         (lambda _report: raise_error(KeyError("x")), "KeyError: 'x'"),
         (lambda _report: raise_error(SystemExit(3)), "SystemExit: 3"),
-        (lambda _report: os._exit(7), "the copy ended with status 7 and no word"),
         (lambda _report: ctypes.string_at(1), "the copy crashed with SIGSEGV"),
         (lambda _report: os.kill(os.getpid(), signal.SIGBUS), "the copy crashed with SIGBUS"),
         (lambda _report: object(), "TypeError: Object of type object is not JSON serializable"),
@@ -84,6 +87,24 @@ def test_whatever_goes_wrong_is_one_sentence(function: Callable[[Report], Any], 
         answer_of(function, failing=CorruptError)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "ending"),
+    [
+        (lambda _report: os._exit(7), "ended with status 7 and no word"),
+        (lambda _report: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL"),
+        (lambda _report: os.kill(os.getpid(), signal.SIGTERM), "was ended by SIGTERM"),
+        (lambda _report: time.sleep(MINUTE), "gave no sign of life for 0.5 seconds and was ended"),
+    ],
+)
+def test_an_end_that_says_nothing_of_the_copy_is_no_corruption(function: Callable[[Report], Any], ending: str) -> None:
+    with pytest.raises(BackupError) as caught:
+        answer_of(function, timeout=0.5, failing=CorruptError)
+    assert type(caught.value) is BackupError
+    assert str(caught.value) == f"the copy {ending}, so its work could not be finished"
+    with pytest.raises(SourceError, match=f"^the copy {ending}$"):
+        answer_of(function, timeout=0.5)
 
 
 @pytest.mark.parametrize("function", [lambda _report: os.getpgid(0), lambda _report: os._exit(1)], ids=["good", "bad"])

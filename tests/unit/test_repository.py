@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
     NotFoundError,
     UsageError,
 )
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import inform
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import inform, prune
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks, state
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import (
     JobDirectory,
     Repository,
     default_repository,
 )
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.retention import Policy
 from ansible_collections.embedded.db_backup.tests.tools import NOBODY, as_ordinary_user, process, snapshot
 
 HOLD = """
@@ -77,6 +79,13 @@ class TestLocks:
         (tmp_path / "elsewhere").write_text("precious")
         (tmp_path / ".lock").symlink_to("elsewhere")
         with pytest.raises(OSError, match="symbolic links"):
+            with_lock(lambda: locks.locked_file(tmp_path / ".lock", "job kg"))
+        assert (tmp_path / "elsewhere").read_text() == "precious"
+
+    def test_a_second_name_of_another_file_is_no_lock(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").write_text("precious")
+        os.link(tmp_path / "elsewhere", tmp_path / ".lock")
+        with pytest.raises(UsageError, match=r"\.lock is no lock file"):
             with_lock(lambda: locks.locked_file(tmp_path / ".lock", "job kg"))
         assert (tmp_path / "elsewhere").read_text() == "precious"
 
@@ -213,6 +222,26 @@ class TestCatalogue:
         ]
         job.remove_leftovers()
         assert not (job.path / ".partial-20261122T013000Z").exists()
+
+    def test_a_leftover_that_cannot_be_removed_stops_nothing(
+        self, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = repository.job("kg")
+        bad, good = job.path / ".partial-20261121T013000Z", job.path / ".scratch-4711-1"
+        for path in (bad, good):
+            (path / "deep").mkdir(parents=True)
+        original = shutil.rmtree
+
+        def rmtree(path: Path) -> None:
+            if path == bad:
+                raise OSError(5, "Input/output error", "deep")
+            original(path)
+
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        told = f"{bad} was left behind by a killed process and cannot be removed: Input/output error"
+        assert job.remove_leftovers() == [told]
+        assert (bad.exists(), good.exists()) == (True, False)
+        assert prune.prune(job, Policy(keep_last=1)).warnings == [told]
 
     def test_a_killed_run_is_told_as_interrupted(self, repository: Repository) -> None:
         job = repository.job("kg")

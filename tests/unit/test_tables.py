@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.filter.backup_table import FilterModule
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.commands.common import warning_lines
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.tables import (
     ratio_in_words,
     size_in_words,
@@ -19,6 +20,12 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
         "y",
     ]
     assert table(["A", "B"], []) == "A  B"
+
+
+def test_what_a_terminal_could_obey_is_escaped() -> None:
+    hostile = "ü\x1b[2J\nb\udcff"
+    assert table(["A"], [[hostile]]).splitlines() == ["A", r"ü\x1b[2J\nb\udcff"]
+    assert warning_lines([hostile]) == [r"warning: ü\x1b[2J\nb\udcff"]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def naming(path: os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None and not os.fsdecode(error.filename).startswith(DESCRIPTORS):
+        # A relative name is that below a descriptor.
+        known = os.fsdecode(error.filename) if error.filename is not None else ""
+        if os.path.isabs(known) and not known.startswith(DESCRIPTORS):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 

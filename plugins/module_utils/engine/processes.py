@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Type
 
-from .errors import BackupError, SourceError, UsageError, naming, sentence
+from .errors import BackupError, CorruptError, SourceError, UsageError, naming, sentence
 from .stream.stages import CHUNK, write_all
 
 # Seconds of silence.
@@ -34,6 +34,8 @@ LONGEST_TIMEOUT = 86400
 _F_SETPIPE_SZ = 1031
 _PIPE_SIZE = 1 << 20
 _EXIT_REPORTED = 3
+# What the content can do to the process that reads it; other signals are sent, as by the kernel when memory is short.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 _PATIENCE = 2.0
 _GRACE = 5.0
 _PAUSE = 0.02
@@ -117,7 +119,8 @@ class Child:
 
     Of the parent's descriptors it keeps those that are named. function gets a Report; what it returns must be JSON.
     Its bytes to report.output are read with chunks, its result with result. A BackupError in the child is raised again
-    in the parent, as failing; a crash or a silence of timeout seconds as well, with what as subject of the sentence.
+    in the parent, as failing; a crash as well, with what as subject of the sentence. So is any other end, or a silence
+    of timeout seconds, unless failing is CorruptError: it says nothing of what was read, and is a plain BackupError.
 
     Before it calls the function, the child takes root for its "/", enters directory below it, takes that for its "/"
     when confined, calls prepare, and takes the rights of owner. Of this, what only root can do is left out for others,
@@ -191,7 +194,7 @@ class Child:
     def result(self) -> Any:
         """What the function returned, once it has.
 
-        Raises the failing error when the child reported one, crashed, or was silent for too long.
+        Raises the failing error when the child reported one, crashed, or could not finish; see above for CorruptError.
         """
         pending = b""
         answer = None
@@ -205,15 +208,25 @@ class Child:
                 message = json.loads(line)
                 answer = answer if "alive" in message else message
         self._status = os.waitpid(self._pid, 0)[1]
-        if answer is None or "error" in answer:
-            raise self._failing(answer["error"] if answer else f"{self._what} {_ending(self._status)}")
+        if answer is None:
+            has_crashed = os.WIFSIGNALED(self._status) and os.WTERMSIG(self._status) in _CRASHES
+            ending = _ending(self._status)
+            raise self._failing(f"{self._what} {ending}") if has_crashed else self._unfinished(ending)
+        if "error" in answer:
+            raise self._failing(answer["error"])
         return answer["result"]
 
     def _wait_for(self, descriptor: int) -> None:
         waiting = select.poll()
         waiting.register(descriptor, select.POLLIN)
         if not waiting.poll(int(self._timeout * 1000)):
-            raise self._failing(f"{self._what} gave no sign of life for {self._timeout:g} seconds and was ended")
+            raise self._unfinished(f"gave no sign of life for {self._timeout:g} seconds and was ended")
+
+    def _unfinished(self, ending: str) -> BackupError:
+        """The error for an end that says nothing of what was read: it must not be remembered as damage."""
+        if issubclass(self._failing, CorruptError):
+            return BackupError(f"{self._what} {ending}, so its work could not be finished")
+        return self._failing(f"{self._what} {ending}")
 
 
 class _Setting(NamedTuple):
@@ -322,5 +335,6 @@ def _enlarge(pipe: int) -> None:
 
 def _ending(status: int) -> str:
     if os.WIFSIGNALED(status):
-        return f"crashed with {signal.Signals(os.WTERMSIG(status)).name}"
+        number = os.WTERMSIG(status)
+        return f"{'crashed with' if number in _CRASHES else 'was ended by'} {signal.Signals(number).name}"
     return f"ended with status {os.WEXITSTATUS(status)} and no word"

@@ -11,11 +11,17 @@ from typing import List, Optional, Sequence
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
+def printable(text: str) -> str:
+    """The text as one line, with escapes for what a terminal could obey: names and reasons come from anywhere."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, two spaces between them."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    shown = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(header))]
     lines: List[str] = []
-    for row in [header, *rows]:
+    for row in shown:
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     return "\n".join(lines)
 

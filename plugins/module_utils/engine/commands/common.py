@@ -14,6 +14,7 @@ from typing import Any, List, Optional
 from .. import jobs
 from ..errors import BackupError
 from ..repository.repository import Repository
+from ..tables import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,4 +47,4 @@ def repositories_of(options: argparse.Namespace) -> List[Repository]:
 
 def warning_lines(warnings: List[str]) -> List[str]:
     """A line for each."""
-    return [f"warning: {warning}" for warning in warnings]
+    return [f"warning: {printable(warning)}" for warning in warnings]

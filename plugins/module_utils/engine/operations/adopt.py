@@ -99,7 +99,7 @@ def adopt(directory: JobDirectory, folder: Path, pattern: str, progress: Progres
         return Adopted(name, manifest.id, size=size, time_from=moment.told_by, **manifest.source.details)
 
     with directory.lock():
-        directory.remove_leftovers()
+        adoption.warnings.extend(directory.remove_leftovers())
         try:
             _each(directory, files, adoption, take)
         finally:

@@ -74,7 +74,7 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
     directory.create()
     with directory.lock():
         # First of all, as they may be what fills the disk.
-        directory.remove_leftovers()
+        leftovers = directory.remove_leftovers()
         attempt = Attempt(times.to_rfc3339(times.now()), "running")
         with directory.changed_state() as state:
             state.last_attempt = attempt
@@ -86,6 +86,7 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
             with contextlib.suppress(OSError), directory.changed_state() as state:
                 state.last_attempt = attempt
             raise
+        outcome = dataclasses.replace(outcome, warnings=[*leftovers, *outcome.warnings])
         return _pruned(job, _concluded(directory, attempt, outcome))
 
 
@@ -128,7 +129,8 @@ def _pruned(job: Job, outcome: Outcome) -> Outcome:
     except (BackupError, OSError) as error:
         told = sentence(error) if isinstance(error, OSError) else str(error)
         return dataclasses.replace(outcome, warnings=[*outcome.warnings, f"backups were not pruned: {told}"])
-    return dataclasses.replace(outcome, pruned=plan, warnings=[*outcome.warnings, *plan.warnings])
+    # Both met the same leftovers.
+    return dataclasses.replace(outcome, pruned=plan, warnings=list(dict.fromkeys(outcome.warnings + plan.warnings)))
 
 
 def remember_proof(state: State, manifest: Dict[str, Any]) -> None:

@@ -69,11 +69,13 @@ def checked_trees(records: List[FileRecord], source: Type[Source], origin: Origi
 
 @contextlib.contextmanager
 def corruption_in(what: str) -> Iterator[None]:
-    """Have a CorruptError tell what was found corrupt."""
+    """Have a CorruptError tell what was found corrupt, and a plain BackupError what could not be read to its end."""
     try:
         yield
-    except CorruptError as error:
-        raise CorruptError(f"{what}: {error}") from error
+    except BackupError as error:
+        if type(error) not in (BackupError, CorruptError):
+            raise
+        raise type(error)(f"{what}: {error}") from error
 
 
 def load_record(

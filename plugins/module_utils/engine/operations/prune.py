@@ -69,7 +69,7 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
 
     Raises BackupError when a removal fails. A backup that a process uses stays, with a warning, for the next time.
     """
-    directory.remove_leftovers()
+    leftovers = directory.remove_leftovers()
     planned = plan(directory, policy)
     if planned.remove:
         # The catalogue tells at once whether there is something to do; what goes is decided by the manifests.
@@ -97,7 +97,11 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
         _forget(directory, removed)
         directory.keep_catalogue()
     decisions = [refused.get(decision.id, decision) for decision in planned.decisions]
-    warnings = [*planned.warnings, *(reason for decision in refused.values() for reason in decision.reasons)]
+    warnings = [
+        *leftovers,
+        *planned.warnings,
+        *(reason for decision in refused.values() for reason in decision.reasons),
+    ]
     return Plan(planned.job, decisions, warnings)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Iterator
 
-from ..errors import LockedError, naming
+from ..errors import LockedError, UsageError, naming
 from ..paths import anchored, create, hand_over
 
 _PATIENCE = 0.5
@@ -24,7 +25,7 @@ _PAUSE = 0.05
 def locked_file(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file alone; it tells who holds it, and stays when the lock ends.
 
-    Raises LockedError when another process holds it.
+    Raises LockedError when another process holds it, UsageError when it is no lock file.
     """
     directory = _open(path.parent)
     try:
@@ -33,6 +34,7 @@ def locked_file(path: Path, what: str) -> Iterator[None]:
     finally:
         os.close(directory)
     try:
+        _refuse_foreign(descriptor, path)
         if not _try(descriptor, fcntl.LOCK_EX):
             holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise LockedError(f"{what} is in use by process {holder}; try again when it has finished")
@@ -102,6 +104,13 @@ def is_dead(path: Path) -> bool:
         return False
     except LockedError:
         return False
+
+
+def _refuse_foreign(descriptor: int, path: Path) -> None:
+    """Root must not overwrite a file that the owner of the directory gave a second name."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise UsageError(f"{path} is no lock file but something else or another file's second name; remove it")
 
 
 def _try(descriptor: int, operation: int) -> bool:

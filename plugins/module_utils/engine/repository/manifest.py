@@ -186,8 +186,12 @@ def parse(data: bytes) -> Manifest:
     try:
         manifest = decode(Manifest, _with_details(value))
         _check(manifest)
+        # What cannot be told again would fail later, in the midst of a run.
+        encode(manifest)
     except DecodingError as error:
         raise CorruptError(f"{FILE_NAME} is not valid: {error}") from error
+    except RecursionError as error:
+        raise CorruptError(f"{FILE_NAME} is not valid: its values are nested too deeply") from error
     return manifest
 
 

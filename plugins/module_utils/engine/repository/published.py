@@ -114,7 +114,8 @@ class PublishedBackup:
     def _open(self, directory: int, path: str) -> int:
         try:
             # Without O_NONBLOCK a pipe put in place of the file would wait for a writer.
-            descriptor = open_below(directory, path, os.O_RDONLY | os.O_NONBLOCK)
+            with naming(self.path / path):
+                descriptor = open_below(directory, path, os.O_RDONLY | os.O_NONBLOCK)
         except PermissionError:
             raise
         except OSError as error:

@@ -95,15 +95,23 @@ class JobDirectory:
                 return backup_id
             started += datetime.timedelta(seconds=1)
 
-    def remove_leftovers(self) -> None:
-        """Remove what killed processes left behind; directories that somebody holds stay."""
+    def remove_leftovers(self) -> List[str]:
+        """Remove what killed processes left behind; directories that somebody holds stay.
+
+        Returns a sentence about each that cannot be removed.
+        """
+        kept: List[str] = []
         with locks.briefly_locked(self.path):
             names = [name for name in os.listdir(self.path) if name.startswith(_WORKING_PREFIXES)]
-            dead = [name for name in names if is_directory(self.path / name) and locks.is_dead(self.path / name)]
-        for name in dead:
-            # A verification that ended just now may have removed its own.
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self.path / name)
+            found = [self.path / name for name in names if is_directory(self.path / name)]
+            dead = []
+            for path in found:
+                with _telling(path, kept):
+                    dead += [path] if locks.is_dead(path) else []
+        for path in dead:
+            with _telling(path, kept):
+                shutil.rmtree(path)
+        return kept
 
     def backups(self) -> List[PublishedBackup]:
         """All backups, newest first. A directory without a manifest is none."""
@@ -160,7 +168,7 @@ class JobDirectory:
         return backup
 
     def latest_good(self) -> Optional[PublishedBackup]:
-        """The newest backup with a sound manifest whose last verification or drill did not fail.
+        """The newest backup with a sound, readable manifest whose last verification or drill did not fail.
 
         Where there is any other, it is none of which nobody knows whether it is consistent, and none of the future.
         """
@@ -172,8 +180,8 @@ class JobDirectory:
             try:
                 manifest = backup.manifest()
                 backup.check_sizes(manifest)
-            except (CorruptError, NotFoundError):
-                # A prune may remove it just now.
+            except (CorruptError, NotFoundError, OSError):
+                # A prune may remove it just now; and one that cannot be read must not hide those that can.
                 continue
             if manifest.backup.consistency != manifests.UNKNOWN and times.from_rfc3339(manifest.timestamp_start) <= now:
                 return backup
@@ -203,6 +211,18 @@ class JobDirectory:
                 return list(entries)
         except FileNotFoundError:
             return []
+
+
+@contextlib.contextmanager
+def _telling(leftover: Path, kept: List[str]) -> Iterator[None]:
+    """Add a sentence where it cannot be removed: it must not stop the run."""
+    try:
+        yield
+    except FileNotFoundError:
+        # A verification that ended just now may have removed its own.
+        pass
+    except OSError as error:
+        kept.append(f"{leftover} was left behind by a killed process and cannot be removed: {error.strerror}")
 
 
 def _is_own(entry: os.DirEntry[str]) -> bool:
