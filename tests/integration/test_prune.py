@@ -102,6 +102,27 @@ class TestRemoval:
             assert content_of(tmp_path / name) == content
         assert not dbbackup.ok("prune", "kg", "--keep-last", "2")["changed"]
 
+    def test_what_failed_its_drill_is_no_good_backup(
+        self, dbbackup: Command, directory: JobDirectory, saved: list[str]
+    ) -> None:
+        with directory.changed_state() as state:
+            now = times.to_rfc3339(times.now())
+            state.drilled[saved[0]] = Verification(now, "failed", "its searches find nothing")
+        (told,) = dbbackup.ok("list", "kg")
+        assert (told["backups"][0]["status"], told["backups"][0]["problem"]) == ("damaged", "its searches find nothing")
+        assert directory.backup().id == saved[1]
+        dbbackup.ok("prune", "kg", "--keep-last", "1")
+        assert saved[1] in ids(directory)
+
+    def test_one_of_the_future_is_not_the_last_good_one(
+        self, directory: JobDirectory, saved: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        yesterday = times.from_id(saved[0]) - HOUR
+        monkeypatch.setattr(times, "now", lambda: yesterday)
+        assert directory.backup().id == saved[1]
+        monkeypatch.setattr(times, "now", lambda: times.from_id(saved[-1]) - HOUR)
+        assert directory.backup().id == saved[0]
+
     def test_what_goes_is_forgotten(self, dbbackup: Command, saved: list[str]) -> None:
         for name in saved[:3]:
             dbbackup.ok("verify", "kg", "--id", name)

@@ -448,3 +448,10 @@ class TestReasons:
     def test_without_a_good_one(self) -> None:
         told = self.reasons([Candidate("a", NOW, Standing.UNVERIFIED)], keep_last=1)
         assert told == {"a": ["there is no good backup yet"]}
+
+
+def test_an_ancient_good_one_does_not_cost_newer_unverified_ones() -> None:
+    newer = [Candidate(f"u{age}", NOW - datetime.timedelta(days=age), Standing.UNVERIFIED) for age in (20, 21)]
+    ancient = Candidate("good", NOW - datetime.timedelta(days=400))
+    decisions = decide([*newer, ancient], Policy(keep_days=14), NOW)
+    assert kept(decisions) == {"u20", "good"}
