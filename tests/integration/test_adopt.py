@@ -319,7 +319,7 @@ class TestRetention:
         told = dbbackup.ok("restore", "all", "--dest", tmp_path / "restored")
         assert told["backup"]["id"] == IDS[DATAHIKE]
         assert told["warnings"] == [
-            "backup 20251110T013000Z is newer, but damaged or perhaps torn; this is the newest good one"
+            "backup 20251110T013000Z is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
         ]
         told = dbbackup.ok("restore", "all", "--id", "20251110T013000Z", "--dest", tmp_path / "other")
         assert told["warnings"] == [
