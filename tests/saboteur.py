@@ -37,6 +37,7 @@ READING = ("read", "readv", "pread", "scandir", "listdir")
 WRITING = ("write", "pwrite", "fsync", "ftruncate", "mkdir", "link")
 CHANGING = ("rename", "replace", "chmod", "fchmod", "chown", "fchown", "utime")
 OTHERS = ("open", "fork", "pipe", "waitpid", "setsid", "chdir", "setuid")
+SOURCES = ("chroma", "file", "lmdb", "sqlite")
 CALLS = (*REMOVING, *READING, *WRITING, *CHANGING, *OTHERS)
 # Which calls can fail like that. None that removes anything, and no rename after the first failure, which undoes one:
 # then nothing could be left clean.
@@ -230,8 +231,9 @@ def serve() -> int:
     """Read orders, a line of JSON each, and answer each with one."""
     sys.path.insert(0, str(MODULE_UTILS))
     command = importlib.import_module("engine.cli")
-    # The user of a run may be unable to read what the standard library imports as late as that.
-    importlib.import_module("_strptime")
+    # The user of a run may be unable to read what is imported as late as that.
+    for late in ("_strptime", "http.client", *(f"engine.sources.{kind}.source" for kind in SOURCES)):
+        importlib.import_module(late)
     running: dict[int, Run] = {}
     for line in sys.stdin:
         order = json.loads(line)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import adoption, backups, listing, retention, trials
+from .commands import backups, listing, retention, trials
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
@@ -37,6 +37,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except OSError as error:
         return _failed(options, sentence(error), BackupError.exit_code)
     return 0
+
+
+def _adopt(options: argparse.Namespace) -> Told:
+    from .commands import adoption  # noqa: PLC0415 - what it reads files with is not for the memory of every run
+
+    return adoption.adopt(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
     _drill_options(add_for_job("drill", trials.drill, "restore a backup aside and open it with the real engine"))
     _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
-    _adopt_options(add("adopt", adoption.adopt, "take backup files of other tools into the repository"))
+    _adopt_options(add("adopt", _adopt, "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
     protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
     protect.add_argument("--id", required=True)

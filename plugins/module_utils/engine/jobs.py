@@ -18,7 +18,7 @@ from .paths import check_job_name
 from .repository.repository import JobDirectory, Repository, default_repository
 from .repository.retention import Policy
 from .sources.base import Source
-from .sources.registry import SOURCES
+from .sources.registry import job_type
 from .stream import compression as codecs
 
 DEFAULT_DIRECTORY = Path("/etc/db-backup/jobs.d")
@@ -62,10 +62,8 @@ def repository_at(path: Optional[str]) -> Repository:
 
 def check_options(options: Dict[str, Any]) -> None:
     """Raise UsageError for an unknown type, an option that the type does not have, or a bad name."""
-    kind = options.get("type")
-    if not isinstance(kind, str) or kind not in SOURCES:
-        raise UsageError(f"type {kind!r} is not known; this version knows {', '.join(sorted(SOURCES))}")
-    known = [*_names_of(Settings), *_names_of(Policy), *_names_of(SOURCES[kind][1])]
+    options_class = job_type(options.get("type"))[1]
+    known = [*_names_of(Settings), *_names_of(Policy), *_names_of(options_class)]
     for key in options:
         if key not in known:
             raise UsageError(f"{key}: is not known{did_you_mean(str(key), known)}")
@@ -82,7 +80,7 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
     """
     try:
         check_options(options)
-        source_class, options_class = SOURCES[options["type"]]
+        source_class, options_class = job_type(options["type"])
         settings = decode(Settings, _only(options, _names_of(Settings)))
         retention = decode(Policy, _only(options, _names_of(Policy)))
         specific = decode(options_class, _only(options, _names_of(options_class)))

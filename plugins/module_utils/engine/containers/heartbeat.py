@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
+import importlib
 import time
 import urllib.parse
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
 from ..errors import UsageError
 
@@ -70,10 +70,13 @@ def wait_for(wanted: Sequence[Endpoint], seconds: float, go_on: Callable[[], boo
 
 
 def _status(address: Endpoint) -> int:
-    kind = http.client.HTTPSConnection if address.is_secure else http.client.HTTPConnection
+    # Loaded here, as most runs ask nobody and it is large.
+    client: Any = importlib.import_module("http.client")
+    kind = client.HTTPSConnection if address.is_secure else client.HTTPConnection
     with contextlib.closing(kind(address.host, address.port, timeout=_TIMEOUT)) as connection:
         try:
             connection.request("GET", address.path or "/")
-            return connection.getresponse().status
-        except (OSError, http.client.HTTPException, ValueError):
+            status: int = connection.getresponse().status
+            return status
+        except (OSError, client.HTTPException, ValueError):
             return 0

@@ -6,20 +6,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple, Type
+from typing import Any, Callable, Dict, Tuple, Type
 
-from ..errors import CorruptError
+from ..errors import CorruptError, UsageError
 from .base import Source
-from .chroma.source import ChromaOptions, ChromaSource
-from .file.source import FileSource
-from .lmdb.source import LmdbOptions, LmdbSource
-from .sqlite.source import SqliteOptions, SqliteSource
 
-SOURCES: Dict[str, Tuple[Type[Any], Type[Any]]] = {
-    LmdbSource.type: (LmdbSource, LmdbOptions),
-    ChromaSource.type: (ChromaSource, ChromaOptions),
-    SqliteSource.type: (SqliteSource, SqliteOptions),
-}
+# The source of a type and the options of its jobs.
+_JobType = Tuple[Type[Any], Type[Any]]
+
+
+def _chroma() -> _JobType:
+    from .chroma.source import ChromaOptions, ChromaSource  # noqa: PLC0415 - see below
+
+    return ChromaSource, ChromaOptions
+
+
+def _lmdb() -> _JobType:
+    from .lmdb.source import LmdbOptions, LmdbSource  # noqa: PLC0415 - see below
+
+    return LmdbSource, LmdbOptions
+
+
+def _sqlite() -> _JobType:
+    from .sqlite.source import SqliteOptions, SqliteSource  # noqa: PLC0415 - see below
+
+    return SqliteSource, SqliteOptions
+
+
+# Loaded when one is asked for: each process of a run would have the code of all databases in its memory.
+_JOB_TYPES: Dict[str, Callable[[], _JobType]] = {"chroma": _chroma, "lmdb": _lmdb, "sqlite": _sqlite}
+_ADOPTED = "file"
+
+
+def job_type(kind: Any) -> _JobType:
+    """The source of a type of jobs, and the data class of the options that only its jobs have.
+
+    Raises UsageError for an unknown type.
+    """
+    if not isinstance(kind, str) or kind not in _JOB_TYPES:
+        raise UsageError(f"type {kind!r} is not known; this version knows {', '.join(_JOB_TYPES)}")
+    return _JOB_TYPES[kind]()
 
 
 def source_of(engine: str) -> Type[Source]:
@@ -27,10 +53,11 @@ def source_of(engine: str) -> Type[Source]:
 
     Raises CorruptError for an unknown one.
     """
-    known: Dict[str, Type[Source]] = {FileSource.type: FileSource}
-    known.update((kind, source) for kind, (source, _unused) in SOURCES.items())
-    if engine not in known:
-        raise CorruptError(
-            "the manifest is of the unknown engine {!r}; this version knows {}".format(engine, ", ".join(known))
-        )
-    return known[engine]
+    if engine == _ADOPTED:
+        from .file.source import FileSource  # noqa: PLC0415 - see above
+
+        return FileSource
+    if engine not in _JOB_TYPES:
+        known = ", ".join([*_JOB_TYPES, _ADOPTED])
+        raise CorruptError(f"the manifest is of the unknown engine {engine!r}; this version knows {known}")
+    return _JOB_TYPES[engine]()[0]
