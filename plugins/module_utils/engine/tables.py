@@ -13,6 +13,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def printable(text: str) -> str:
     """The text as one line, with escapes for what a terminal could obey: names and reasons come from anywhere."""
+    if text.isprintable():
+        return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
