@@ -122,8 +122,8 @@ def main() -> None:
         repository, name = repository_at(module.params["repository"]), module.params["name"]
         directories = [repository.job(name)] if name else repository.jobs()
         plans = prune_jobs([(directory, policy) for directory in directories], predict=module.check_mode)
-        keep = [entry for plan in plans for entry in plan.to_json()["keep"]]
-        remove = [entry for plan in plans for entry in plan.to_json()["remove"]]
+        found = [plan.to_json() for plan in plans]
+        keep, remove = ([entry for plan in found for entry in plan[name]] for name in ("keep", "remove"))
         result: Dict[str, Any] = {"changed": bool(remove), "keep": keep, "remove": remove}
         if module._diff:
             stay, go = standings(keep), standings(remove)

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -467,3 +468,11 @@ def reseal(directory: Path, stored: Path, content: bytes) -> None:
     lines = [f"{record['repo_sha256']}  {record['repo_path']}\n" for record in manifest["files"]]
     lines.append(f"{hashlib.sha256(data).hexdigest()}  manifest.json\n")
     (directory / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_a_second_segment_of_a_collection_is_refused(dbbackup: Command, persist: Path) -> None:
+    """Only one of them would be looked at, and the other one restored as it is."""
+    columns = "type, scope, collection FROM segments WHERE scope = 'VECTOR' LIMIT 1"
+    rows(persist, f"INSERT INTO segments (id, type, scope, collection) SELECT '{uuid.uuid4()}', {columns}")
+    assert "two segments of scope VECTOR" in dbbackup.fails(1, "run", JOB)
+    assert dbbackup.backups(JOB) == []

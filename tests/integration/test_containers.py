@@ -305,7 +305,7 @@ class TestWays:
 class TestChromaDirectory:
     """The directory of a server that does not have its file open now, from what is written down."""
 
-    PLACES = "/data /chroma/chroma /other /work/rel"
+    PLACES = "/data /chroma/chroma /other /app/rel"
     MAKE = f"for d in {PLACES}; do mkdir -p $d; touch $d/chroma.sqlite3; done; "
 
     @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ class TestChromaDirectory:
             ("rm /data/*; ", {}, "/chroma/chroma", "default of the image"),
             ("", {"environment": {"PERSIST_DIRECTORY": "/other"}}, "/other", "environment"),
             ("echo 'persist_path: \"/other\"' > /config.yaml; ", {}, "/other", "/config.yaml"),
-            ("echo persist_path: rel > /config.yaml; ", {"working_dir": "/work"}, "/work/rel", "/config.yaml"),
+            ("echo persist_path: rel > /config.yaml; ", {"working_dir": "/app"}, "/app/rel", "/config.yaml"),
             ("rm /data/* /chroma/chroma/*; ", {"working_dir": "/other"}, "/other", "working directory"),
         ],
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import RestoreError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.ownership import Ownership
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.swap import Swap, holds_anything
 from ansible_collections.embedded.db_backup.tests.tools import FaultAt, bytes_of
@@ -183,3 +184,23 @@ def test_what_a_killed_restore_left_is_replaced(tmp_path: Path) -> None:
 def test_what_counts_as_something(tmp_path: Path, make: Callable[[Path], Any], expected: bool) -> None:
     make(tmp_path)
     assert holds_anything(tmp_path) is expected
+
+
+def test_what_an_application_made_while_it_was_tried_out_does_not_outlive_it(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    set_up(top, "file")
+    before = bytes_of(top)
+
+    def try_out() -> None:
+        (top / "one-journal").write_text("of the new one")
+        raise RestoreError("the application does not answer")
+
+    def restore() -> None:
+        with Swap(top) as swap:
+            staged_swap(swap, top, "file")
+            swap.displace(top / "one-journal")
+            swap.commit(try_out)
+
+    with pytest.raises(RestoreError, match="does not answer"):
+        restore()
+    assert bytes_of(top) == before

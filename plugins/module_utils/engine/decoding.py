@@ -36,7 +36,7 @@ def decode(wanted: Type[T], value: Any, place: str = "") -> T:
     """
     if not isinstance(value, dict):
         raise DecodingError(_fault(place, f"must be an object, is {_json_name(value)}"))
-    fields = _fields(wanted)  # type: ignore[arg-type]
+    fields = _fields(typing.cast(Any, wanted))
     for key in value:
         if key not in fields:
             raise DecodingError(_fault(_join(place, str(key)), f"is not known{did_you_mean(str(key), list(fields))}"))
@@ -76,7 +76,7 @@ def _fields(wanted: Any) -> Dict[str, _Field]:
 def encode(value: Any) -> Any:
     """The JSON form of a data class, the reverse of decode. Like dataclasses.asdict, but copies no single values."""
     if dataclasses.is_dataclass(value):
-        return {name: encode(getattr(value, name)) for name in _fields(type(value))}  # type: ignore[arg-type]
+        return {name: encode(getattr(value, name)) for name in _fields(typing.cast(Any, type(value)))}
     if isinstance(value, dict):
         return {key: encode(entry) for key, entry in value.items()}
     return [encode(entry) for entry in value] if isinstance(value, list) else value

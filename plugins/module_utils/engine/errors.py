@@ -72,3 +72,8 @@ def naming(path: os.PathLike[str]) -> Iterator[None]:
 def sentence(error: OSError) -> str:
     """An error of the system for the user."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def in_one_line(text: str) -> str:
+    """A text of others as one line. It can hold names from anywhere, and so anything."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))

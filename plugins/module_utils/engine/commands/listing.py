@@ -16,6 +16,7 @@ from ..repository.retention import Policy
 from ..repository.state import Verification
 from ..tables import ratio_in_words, size_in_words, table
 from .common import Told, repositories_of, warning_lines
+from .retention import policy_of
 
 _LIST = ["JOB", "ID", "AGE", "SIZE", "STORED", "RATIO", "STATUS", "VERIFIED", "DRILLED", "PROTECTED", "KEPT BECAUSE"]
 _STATUS = ["JOB", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VERIFY", "LAST DRILL"]
@@ -75,12 +76,10 @@ def _policies(options: argparse.Namespace) -> Tuple[Dict[str, Policy], List[str]
     policies: Dict[str, Policy] = {}
     warnings = []
     for name in [options.job] if options.job else jobs.names(options.jobs_directory):
-        if name in jobs.names(options.jobs_directory):
-            try:
-                retention = jobs.load(options.jobs_directory, name).retention
-            except BackupError as error:
-                warnings.append(str(error))
-                continue
-            if not retention.is_empty():
-                policies[name] = retention
+        try:
+            policy = policy_of(options, name)
+        except BackupError as error:
+            warnings.append(str(error))
+        else:
+            policies.update({name: policy} if policy else {})
     return policies, warnings

@@ -15,7 +15,7 @@ from typing import List, Optional, Tuple
 from .. import jobs
 from ..errors import BackupError, Interrupted, UsageError, sentence
 from ..operations.protect import set_protection
-from ..operations.prune import Plan, prune_jobs
+from ..operations.prune import Plan, prune_job
 from ..operations.simulate import simulate
 from ..repository.repository import JobDirectory
 from ..repository.retention import Decision, Policy, local, zone_of
@@ -60,8 +60,8 @@ def prune(options: argparse.Namespace) -> Told:
         lines += [*warning_lines(made.warnings), *_sentences(made, only_told)]
         if only_told and made.decisions and sys.stdout.isatty():
             lines += ["", _picture(made, target[1]), ""]
-    keep = [entry for made in plans for entry in made.to_json()["keep"]]
-    remove = [entry for made in plans for entry in made.to_json()["remove"]]
+    found = [made.to_json() for made in plans]
+    keep, remove = ([entry for made in found for entry in made[name]] for name in ("keep", "remove"))
     warnings = [warning for made in plans for warning in made.warnings]
     changed = bool(remove) and not only_told
     told = {"changed": changed, "keep": keep, "remove": remove, "warnings": warnings, "failures": failures}
@@ -96,7 +96,7 @@ def _protection(options: argparse.Namespace, wanted: bool, reason: Optional[str]
 def _made(target: _Target, options: argparse.Namespace) -> Plan:
     if options.simulate is not None:
         return simulate(*target, options.simulate, options.every)
-    return prune_jobs([target], options.dry_run)[0]
+    return prune_job(*target, options.dry_run)
 
 
 def _targets(options: argparse.Namespace) -> Tuple[List[_Target], List[str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..decoding import did_you_mean
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, in_one_line
 from ..interrupts import held_back
 from ..optional import optional_module
 from .container import Container, Decoder
@@ -176,7 +176,7 @@ class Daemon:
         """The last line that the container has printed."""
         with self._errors():
             printed: bytes = self._client.logs(container.id, tail=1)
-            return _in_one_line(printed.decode(errors="replace"))
+            return in_one_line(printed.decode(errors="replace"))[:_LONGEST_MESSAGE]
 
     def _names(self) -> Dict[str, List[str]]:
         """Names of all containers by id."""
@@ -239,7 +239,7 @@ def _without_secrets(address: str) -> str:
 
 
 def _explanation(error: Any) -> str:
-    return _in_one_line(str(error.explanation or "no reason given"))
+    return in_one_line(str(error.explanation or "no reason given"))[:_LONGEST_MESSAGE]
 
 
 def _reason(error: BaseException) -> str:
@@ -253,8 +253,3 @@ def _reason(error: BaseException) -> str:
             return "the Python library paramiko, which ssh needs, is missing for this Python; install python3-paramiko"
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
-
-
-def _in_one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else "?" for character in line)[:_LONGEST_MESSAGE]

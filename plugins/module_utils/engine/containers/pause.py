@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Iterator, List, Optional
+from typing import Iterator
 
 from ..errors import SourceError
 from ..interrupts import held_back
 from .container import Container
 from .daemon import Daemon, NoContainerError
 from .guard import Guard
+from .watchdog import Watchdog
 
 # How long an order given before a death may take to have its effect.
 _SETTLED_SECONDS = 5.0
@@ -30,8 +31,14 @@ def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[float
     if container.is_paused:
         yield deadline
         return
-    watchdog = _Watchdog(daemon.docker_host, container)
-    with Guard(watchdog.connect, watchdog.unpause, limit) as guard:
+    watchdog = Watchdog(
+        daemon.docker_host,
+        container,
+        is_bad=lambda found: found.is_paused,
+        help_it=Daemon.unpause,
+        settle_seconds=_SETTLED_SECONDS,
+    )
+    with Guard(watchdog.connect, watchdog.undo, limit) as guard:
         deadline = time.monotonic() + limit
         try:
             daemon.pause(container)
@@ -52,29 +59,3 @@ def _unpause(daemon: Daemon, container: Container) -> None:
         with contextlib.suppress(NoContainerError):
             if daemon.look(container.id).is_paused:
                 raise
-
-
-class _Watchdog:
-    """What the guarding process does, over a connection of its own."""
-
-    def __init__(self, docker_host: Optional[str], container: Container) -> None:
-        self._docker_host = docker_host
-        self._container = container
-        self._daemon: List[Daemon] = []
-        self._first_try: Optional[float] = None
-
-    def connect(self) -> None:
-        """Raises SourceError when the engine does not answer: then the container is not paused at all."""
-        self._daemon = [Daemon(self._docker_host)]
-
-    def unpause(self) -> bool:
-        """Whether the container does not need it any more."""
-        now = time.monotonic()
-        self._first_try = self._first_try or now
-        try:
-            if self._daemon[0].look(self._container.id).is_paused:
-                self._daemon[0].unpause(self._container)
-                return True
-        except NoContainerError:
-            return True
-        return now - self._first_try > _SETTLED_SECONDS

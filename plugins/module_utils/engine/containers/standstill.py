@@ -15,9 +15,10 @@ from ..errors import BackupError, RestoreError, SourceError
 from ..interrupts import held_back
 from . import heartbeat
 from .container import Address, Container
-from .daemon import Daemon, NoContainerError
+from .daemon import Daemon
 from .guard import Guard
 from .locate import host_directory
+from .watchdog import Watchdog
 
 _STOP_SECONDS = 30
 _START_SECONDS = 60.0
@@ -60,8 +61,14 @@ class Standstill:
         if not self.was_running:
             return
         if not self._guard:
-            watchdog = _Watchdog(self._daemon.docker_host, self.container)
-            self._guard = Guard(watchdog.connect, watchdog.start)
+            watchdog = Watchdog(
+                self._daemon.docker_host,
+                self.container,
+                is_bad=lambda found: not found.is_running,
+                help_it=Daemon.start,
+                settle_seconds=_STOP_SECONDS + _PAUSE,
+            )
+            self._guard = Guard(watchdog.connect, watchdog.undo)
         self._daemon.stop(self.container, _STOP_SECONDS)
 
     def begin_exchange(self) -> None:
@@ -168,29 +175,3 @@ def standstill(address: Address, urls: Sequence[str] = (), paths: Sequence[str] 
             raise
         with held_back():
             held.finish()
-
-
-class _Watchdog:
-    """What the guarding process does, over a connection of its own."""
-
-    def __init__(self, docker_host: Optional[str], container: Container) -> None:
-        self._docker_host = docker_host
-        self._container = container
-        self._daemon: List[Daemon] = []
-        self._first_try: Optional[float] = None
-
-    def connect(self) -> None:
-        """Raises SourceError when the engine does not answer: then the container is not stopped at all."""
-        self._daemon = [Daemon(self._docker_host)]
-
-    def start(self) -> bool:
-        """Whether the container runs and an order to stop it, given before the death, has had its effect."""
-        now = time.monotonic()
-        self._first_try = self._first_try or now
-        try:
-            if not self._daemon[0].look(self._container.id).is_running:
-                self._daemon[0].start(self._container)
-                return True
-        except NoContainerError:
-            return True
-        return now - self._first_try > _STOP_SECONDS + _PAUSE

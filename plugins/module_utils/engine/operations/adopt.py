@@ -177,7 +177,7 @@ def _known(directory: JobDirectory) -> Dict[Tuple[str, int, int], str]:
     known = {}
     state = directory.state()
     for entry in directory.catalogue():
-        if entry.engine == FileSource.type and not entry.problem and not state.is_failed(entry.id):
+        if entry.engine == FileSource.type and not entry.problem and not state.failure(entry.id):
             with contextlib.suppress(CorruptError):
                 manifest = PublishedBackup(directory.path / entry.id).manifest()
                 for record in manifest.files:

@@ -118,24 +118,23 @@ def _job(directory: JobDirectory, policy: Optional[Policy], keep_catalogue: bool
 def _backup(
     directory: JobDirectory, entry: Entry, state: State, decision: Optional[Decision], now: datetime.datetime
 ) -> BackupInfo:
-    verified, drilled = state.verified.get(entry.id), state.drilled.get(entry.id)
-    failed = next((one for one in (verified, drilled) if one and one.status == "failed"), None)
+    failure = state.failure(entry.id)
     path = directory.path / entry.id
     return BackupInfo(
         id=entry.id,
         path=str(path),
-        status="damaged" if entry.problem or state.is_failed(entry.id) else "complete",
+        status="damaged" if entry.problem or failure else "complete",
         age=int((now - times.from_id(entry.id)).total_seconds()),
         size=entry.size,
         repo_size=entry.repo_size,
         duration_ms=entry.duration_ms,
         engine=entry.engine,
         type=entry.type,
-        verified=verified,
-        drilled=drilled,
+        verified=state.verified.get(entry.id),
+        drilled=state.drilled.get(entry.id),
         protected=protection.read(path),
         retention=Retention(decision.keep, decision.reasons) if decision else None,
-        problem=entry.problem or (failed.message if failed and state.is_failed(entry.id) else None),
+        problem=entry.problem or (failure.message if failure else None),
     )
 
 

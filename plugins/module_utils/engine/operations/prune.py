@@ -114,7 +114,7 @@ def prune_jobs(targets: Sequence[Tuple[JobDirectory, Policy]], predict: bool = F
     failures: List[BackupError] = []
     for directory, policy in targets:
         try:
-            plans.append(_prune_job(directory, policy, predict))
+            plans.append(prune_job(directory, policy, predict))
         except OSError as error:
             failures.append(BackupError(sentence(error)))
         except Interrupted:
@@ -128,7 +128,11 @@ def prune_jobs(targets: Sequence[Tuple[JobDirectory, Policy]], predict: bool = F
     return plans
 
 
-def _prune_job(directory: JobDirectory, policy: Policy, predict: bool) -> Plan:
+def prune_job(directory: JobDirectory, policy: Policy, predict: bool = False) -> Plan:
+    """Prune a job while nobody else works on it; with predict, only tell.
+
+    Raises NotFoundError, LockedError, or as prune does.
+    """
     directory.refuse_missing()
     if predict:
         return plan(directory, policy)
@@ -153,7 +157,7 @@ def candidates_of(directory: JobDirectory, known: List[Entry], state: State) -> 
 
 
 def _standing(entry: Entry, state: State) -> Standing:
-    if entry.problem or state.is_failed(entry.id):
+    if entry.problem or state.failure(entry.id):
         return Standing.DAMAGED
     if entry.consistency == UNKNOWN:
         # That its bytes are still the same does not make them consistent.

@@ -32,13 +32,18 @@ def read(path: Path) -> Any:
     return json.loads(content)
 
 
+def aside_of(name: str) -> str:
+    """What a document is called while it is written; a killed run may leave that behind."""
+    return f".{name.lstrip('.')}.new"
+
+
 def replace(directory: int, name: str, value: Any, *, disposable: bool = False) -> None:
     """Write a document into an open directory, durably, in the place of an older one. The caller is alone in doing so.
 
     A disposable one, that can be made again at any time, is written in haste: not for people, and not durably.
     """
-    # One name is enough then, and a killed run may have left it.
-    aside = anchored(directory, f".{name.lstrip('.')}.new")
+    # One name is enough then.
+    aside = anchored(directory, aside_of(name))
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
     try:

@@ -19,7 +19,7 @@ from ..errors import BackupError, CorruptError, LockedError, NotFoundError, Usag
 from ..interrupts import held_back
 from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
 from ..stream.compression import Compression
-from . import catalogue, locks, protection
+from . import catalogue, documents, locks, protection
 from . import manifest as manifests
 from . import state as states
 from .manifest import Manifest
@@ -31,7 +31,8 @@ from .state import State
 _REMOVAL_PREFIX = ".removing-"
 _WORKING_PREFIXES = (STAGING_PREFIX, SCRATCH_PREFIX, _REMOVAL_PREFIX)
 _LOCK = ".lock"
-_OWN_FILES = (_LOCK, states.FILE_NAME, catalogue.FILE_NAME, ".state.json.new", ".catalogue.json.new")
+_DOCUMENTS = (states.FILE_NAME, catalogue.FILE_NAME)
+_OWN_FILES = (_LOCK, *_DOCUMENTS, *map(documents.aside_of, _DOCUMENTS))
 
 
 class JobDirectory:
@@ -175,7 +176,7 @@ class JobDirectory:
         state, now = self.state(), times.now()
         doubtful: Optional[PublishedBackup] = None
         for backup in self.backups():
-            if state.is_failed(backup.id):
+            if state.failure(backup.id):
                 continue
             try:
                 manifest = backup.manifest()

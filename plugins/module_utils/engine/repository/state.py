@@ -49,10 +49,11 @@ class State:
     verified: Dict[str, Verification] = dataclasses.field(default_factory=dict)
     drilled: Dict[str, Verification] = dataclasses.field(default_factory=dict)
 
-    def is_failed(self, backup_id: str) -> bool:
-        """Whether the last verification or the last drill of a backup failed, and nothing passed since."""
+    def failure(self, backup_id: str) -> Optional[Verification]:
+        """The last verification or drill of a backup, whichever came later, if it failed."""
         known = [one[backup_id] for one in (self.verified, self.drilled) if backup_id in one]
-        return bool(known) and max(known, key=lambda one: one.at).status == "failed"
+        last = max(known, key=lambda one: one.at, default=None)
+        return last if last and last.status == "failed" else None
 
     def forget(self, backup_id: str) -> None:
         """Drop what is known of a backup that is gone."""

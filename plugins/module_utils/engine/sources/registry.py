@@ -11,29 +11,31 @@ from typing import Any, Callable, Dict, Tuple, Type
 from ..errors import CorruptError, UsageError
 from .base import Source
 
+# Each is loaded when it is asked for: else every process of a run has the code of all databases in its memory. By an
+# import statement, not by name: Ansible ships to targets what it finds imported.
+
 # The source of a type and the options of its jobs.
 _JobType = Tuple[Type[Any], Type[Any]]
 
 
 def _chroma() -> _JobType:
-    from .chroma.source import ChromaOptions, ChromaSource  # noqa: PLC0415 - see below
+    from .chroma.source import ChromaOptions, ChromaSource  # noqa: PLC0415 - loaded when needed
 
     return ChromaSource, ChromaOptions
 
 
 def _lmdb() -> _JobType:
-    from .lmdb.source import LmdbOptions, LmdbSource  # noqa: PLC0415 - see below
+    from .lmdb.source import LmdbOptions, LmdbSource  # noqa: PLC0415 - loaded when needed
 
     return LmdbSource, LmdbOptions
 
 
 def _sqlite() -> _JobType:
-    from .sqlite.source import SqliteOptions, SqliteSource  # noqa: PLC0415 - see below
+    from .sqlite.source import SqliteOptions, SqliteSource  # noqa: PLC0415 - loaded when needed
 
     return SqliteSource, SqliteOptions
 
 
-# Loaded when one is asked for: each process of a run would have the code of all databases in its memory.
 _JOB_TYPES: Dict[str, Callable[[], _JobType]] = {"chroma": _chroma, "lmdb": _lmdb, "sqlite": _sqlite}
 _ADOPTED = "file"
 
@@ -54,7 +56,7 @@ def source_of(engine: str) -> Type[Source]:
     Raises CorruptError for an unknown one.
     """
     if engine == _ADOPTED:
-        from .file.source import FileSource  # noqa: PLC0415 - see above
+        from .file.source import FileSource  # noqa: PLC0415 - loaded when needed
 
         return FileSource
     if engine not in _JOB_TYPES:

@@ -25,7 +25,7 @@ from ...containers import heartbeat
 from ...containers.container import Container
 from ...containers.daemon import Daemon
 from ...containers.guard import Guard
-from ...errors import CorruptError, SourceError
+from ...errors import CorruptError, SourceError, in_one_line
 from ...processes import Child, Report
 from ..base import Tools
 from .locations import HEARTBEAT_PATHS
@@ -162,7 +162,7 @@ def _last_line(log: Path) -> str:
     except OSError:
         return "nothing"
     said: Optional[str] = next((line.strip() for line in reversed(lines) if line.strip()), None)
-    return "".join(one if one.isprintable() else "?" for one in said[:_LONGEST_MESSAGE]) if said else "nothing"
+    return in_one_line(said[:_LONGEST_MESSAGE]) if said else "nothing"
 
 
 def _free_port() -> int:

@@ -16,7 +16,6 @@ from ...containers.locate import ContainerFacts
 from ...containers.place import Place
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
-from ...optional import optional_module
 from ...paths import is_safe_relative, overlap
 from ...processes import NOBODY, Child, Report, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
@@ -32,8 +31,6 @@ from .copying import NotWhole
 from .examination import CollectionState, Found
 from .locations import FILE_NAME, HEARTBEAT_PATHS, locate
 from .segments import SegmentCopy
-
-sqlite3 = optional_module("sqlite3")
 
 _SEGMENTS = "segments"
 _MOST_RETRIES = 1000
@@ -87,7 +84,7 @@ class ChromaSource(Source):
         self.container = options.address
 
     def inspect(self) -> Inspection:
-        _require_library()
+        copies.require_library()
         with self._whereabouts(None) as whereabouts:
             path = self._path(whereabouts)
             if not whereabouts.place:
@@ -102,7 +99,7 @@ class ChromaSource(Source):
         return Inspection(Origin(path, size, position, details=encode(details)), _engine(found["migrations"]))
 
     def capture(self, staging: Staging) -> Capture:
-        _require_library()
+        copies.require_library()
         retries = 0
         while True:
             try:
@@ -130,7 +127,7 @@ class ChromaSource(Source):
 
     @staticmethod
     def can_check() -> bool:
-        return bool(sqlite3)
+        return bool(copies.sqlite3)
 
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
@@ -253,7 +250,7 @@ class ChromaSource(Source):
         )
         position = _position(Position(**copied["position"]), found.last_seq_id)
         origin = Origin(path, sum(record.size for record in staging.records), position, details=encode(details))
-        kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {sqlite3.sqlite_version}")
+        kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {copies.sqlite3.sqlite_version}")
         told = whereabouts.warnings + self._loss(found) + warnings + more
         return Capture(origin, _engine(found.migrations), kind, told)
 
@@ -320,11 +317,6 @@ def _position(position: Position, seq_id: int) -> Position:
 def _engine(migrations: Dict[str, int]) -> Named:
     """Chroma writes its version nowhere; that of its schema is the nearest to it."""
     return Named("chroma", "schema " + (".".join(str(version) for version in migrations.values()) or "unknown"))
-
-
-def _require_library() -> None:
-    if not sqlite3:
-        raise SourceError("this Python has no sqlite3 module; install the package that brings it")
 
 
 def _details(origin: Origin) -> Details:

@@ -12,7 +12,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
-from ...errors import CorruptError
+from ...errors import CorruptError, SourceError, in_one_line
 from ...optional import optional_module
 from ...processes import Report
 
@@ -21,6 +21,12 @@ sqlite3 = optional_module("sqlite3")
 # Steps of SQLite's machine between two signs of life: a fraction of a second.
 _STEPS = 500_000
 _MOST_PROBLEMS = 3
+
+
+def require_library() -> None:
+    """Raise SourceError where Python was built without SQLite."""
+    if not sqlite3:
+        raise SourceError("this Python has no sqlite3 module; install the package that brings it")
 
 
 def merge_wal(path: Path) -> None:
@@ -66,7 +72,7 @@ def check_integrity(connection: Any) -> None:
     """
     problems = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_MOST_PROBLEMS})")]
     if problems != ["ok"]:
-        raise CorruptError("SQLite finds it damaged: " + "; ".join(map(_shown, problems)))
+        raise CorruptError("SQLite finds it damaged: " + "; ".join(map(in_one_line, problems)))
 
 
 def count_rows(connection: Any) -> Dict[str, int]:
@@ -101,11 +107,6 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise CorruptError(f"SQLite cannot read it: {_shown(str(error))}") from error
+        raise CorruptError(f"SQLite cannot read it: {in_one_line(str(error))}") from error
     except (UnicodeError, OverflowError) as error:
         raise CorruptError(f"it holds a value that cannot be: {error}") from error
-
-
-def _shown(message: str) -> str:
-    """A message of SQLite as one line. It can hold names that are in the file, and so anything."""
-    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(message.split()))

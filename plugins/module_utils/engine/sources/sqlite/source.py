@@ -15,7 +15,6 @@ from ...containers.locate import ContainerFacts, locate
 from ...containers.place import Place
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
-from ...optional import optional_module
 from ...paths import is_safe_relative, overlap
 from ...processes import NOBODY, Child, Report, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
@@ -27,8 +26,6 @@ from .format import read_header
 from .live import LiveDatabase
 from .options import DatabaseOptions, Whereabouts
 from .site import BESIDE, ELSEWHERE_PATH, Site
-
-sqlite3 = optional_module("sqlite3")
 
 _ENGINE = Named("sqlite", "3")
 
@@ -76,7 +73,7 @@ class SqliteSource(Source):
             raise UsageError(f"path {options.path!r} has a name that cannot be written in a manifest; rename the file")
 
     def inspect(self) -> Inspection:
-        _require_library()
+        copies.require_library()
         with self._whereabouts(None) as whereabouts:
             if not whereabouts.place:
                 return Inspection(Origin(str(self._path), 0), _ENGINE)
@@ -89,7 +86,7 @@ class SqliteSource(Source):
         return Inspection(self._origin(details, found["position"], size), _ENGINE)
 
     def capture(self, staging: Staging) -> Capture:
-        _require_library()
+        copies.require_library()
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(staging.scratch())
             archive = stack.enter_context(staging.scratch())
@@ -109,7 +106,7 @@ class SqliteSource(Source):
             rows=rows,
             **found["details"],
         )
-        kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {sqlite3.sqlite_version}")
+        kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {copies.sqlite3.sqlite_version}")
         size = sum(record.size for record in staging.records)
         return Capture(
             self._origin(details, found["position"], size), _ENGINE, kind, whereabouts.warnings + warnings + more
@@ -131,7 +128,7 @@ class SqliteSource(Source):
 
     @staticmethod
     def can_check() -> bool:
-        return bool(sqlite3)
+        return bool(copies.sqlite3)
 
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
@@ -260,11 +257,6 @@ def _examine(descriptor: int, copied: copies.Copy, details: Details, report: Rep
             counted = copies.count_rows(connection)
             if counted != details.rows:
                 raise CorruptError(f"it has the rows {counted}, the manifest tells {details.rows}")
-
-
-def _require_library() -> None:
-    if not sqlite3:
-        raise SourceError("this Python has no sqlite3 module; install the package that brings it")
 
 
 def _details(origin: Origin) -> Details:
