@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,10 @@ SECONDS_BETWEEN_SAMPLES = 0.01
 
 @dataclass
 class Contestant:
-    """A command, the path it makes, and what it took: seconds in every round, the most anonymous memory in bytes."""
+    """A command, the path it makes, and what it took: seconds in every round, the most anonymous memory in bytes.
+
+    A slow one that has a single round is not weighed.
+    """
 
     name: str
     command: list[str]
@@ -27,16 +32,26 @@ class Contestant:
     memory: int = 0
     size: int = 0
 
-    def run(self) -> None:
-        """Measure one round. The memory is that of the command and its children together."""
-        remove(self.makes)
-        os.sync()
-        started = time.monotonic()
-        with subprocess.Popen(self.command, stdout=subprocess.DEVNULL) as process:
+    def weigh(self) -> None:
+        """Measure the memory of the command and its children together, in a round of its own: looking takes time."""
+        with self._running() as process:
             while process.poll() is None:
                 self.memory = max(self.memory, anonymous_memory(process.pid))
                 time.sleep(SECONDS_BETWEEN_SAMPLES)
-        self.seconds.append(time.monotonic() - started)
+
+    def run(self) -> None:
+        """Measure the time of one round."""
+        with self._running() as process:
+            started = time.monotonic()
+            process.wait()
+            self.seconds.append(time.monotonic() - started)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[subprocess.Popen[bytes]]:
+        remove(self.makes)
+        os.sync()
+        with subprocess.Popen(self.command, stdout=subprocess.DEVNULL) as process:
+            yield process
         if process.returncode != 0:
             raise SystemExit(f"{self.name} failed: {shlex.join(self.command)}")
         self.size = size_of(self.makes)
@@ -47,7 +62,8 @@ class Contestant:
 
     def line(self) -> str:
         spread = f"{min(self.seconds):.2f} to {max(self.seconds):.2f} s"
-        sizes = f"{self.size / 1e6:>8,.0f} MB{self.memory / 1e6:>6.0f} MB"
+        memory = f"{self.memory / 1e6:.0f} MB" if self.memory else "-"
+        sizes = f"{self.size / 1e6:>8,.0f} MB{memory:>9}"
         return f"  {self.name:<48}{self.median:>8.2f} s  {spread:<18}{sizes}"
 
 
@@ -80,6 +96,9 @@ def shell(line: str) -> list[str]:
 
 def compete(contestants: list[Contestant]) -> None:
     """Let them take turns, so that a noisy minute meets all of them."""
+    for contestant in contestants:
+        if contestant.rounds > 1:
+            contestant.weigh()
     for turn in range(max(contestant.rounds for contestant in contestants)):
         for contestant in contestants:
             if turn < contestant.rounds:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import backups, listing, retention, trials
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
 from .processes import DEFAULT_TIMEOUT
+from .repository.retention import Policy
 from .terminal import say
 
 
@@ -39,10 +41,15 @@ def main(arguments: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _adopt(options: argparse.Namespace) -> Told:
-    from .commands import adoption  # noqa: PLC0415 - what it reads files with is not for the memory of every run
+def _command(place: str) -> Callable[[argparse.Namespace], Told]:
+    """The function at this place in commands, loaded when it is called: no run has the code of others in memory."""
+    module, function = place.split(".")
 
-    return adoption.adopt(options)
+    def command(options: argparse.Namespace) -> Told:
+        told: Told = getattr(importlib.import_module(f".commands.{module}", __package__), function)(options)
+        return told
+
+    return command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,39 +63,39 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(common)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Callable[[argparse.Namespace], Told], text: str) -> argparse.ArgumentParser:
+    def add(name: str, place: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, parents=[common], help=text, description=text.capitalize() + ".")
-        added.set_defaults(command=command)
+        added.set_defaults(command=_command(place))
         return added
 
-    def add_for_job(name: str, command: Callable[[argparse.Namespace], Told], text: str) -> argparse.ArgumentParser:
-        added = add(name, command, text)
+    def add_for_job(name: str, place: str, text: str) -> argparse.ArgumentParser:
+        added = add(name, place, text)
         added.add_argument("job", metavar="JOB")
         return added
 
-    def add_for_jobs(name: str, command: Callable[[argparse.Namespace], Told], text: str) -> argparse.ArgumentParser:
-        added = add(name, command, text)
+    def add_for_jobs(name: str, place: str, text: str) -> argparse.ArgumentParser:
+        added = add(name, place, text)
         added.add_argument("job", metavar="JOB", nargs="?", help="default: all")
         return added
 
-    run = add_for_job("run", backups.run, "back up now, as the job's file says")
+    run = add_for_job("run", "backups.run", "back up now, as the job's file says")
     run.add_argument("--force", action="store_true", help="whatever min_age_hours and skip_unchanged say")
     _dry_run(run)
-    add_for_jobs("list", listing.list_backups, "list backups")
-    add_for_jobs("status", listing.status, "tell how jobs fared")
-    verify = add_for_job("verify", backups.verify, "read a backup and open it")
+    add_for_jobs("list", "listing.list_backups", "list backups")
+    add_for_jobs("status", "listing.status", "tell how jobs fared")
+    verify = add_for_job("verify", "trials.verify", "read a backup and open it")
     verify.add_argument("--id", help="default: the newest")
     _timeout(verify)
-    look = add_for_job("check", trials.check, "tell whether a job could run and how its backups are")
+    look = add_for_job("check", "trials.check", "tell whether a job could run and how its backups are")
     look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
-    _drill_options(add_for_job("drill", trials.drill, "restore a backup aside and open it with the real engine"))
-    _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
-    _adopt_options(add("adopt", _adopt, "take backup files of other tools into the repository"))
-    _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
-    protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
+    _drill_options(add_for_job("drill", "trials.drill", "restore a backup aside and open it with the real engine"))
+    _restore_options(add_for_job("restore", "restores.restore", "restore a backup"))
+    _adopt_options(add("adopt", "adoption.adopt", "take backup files of other tools into the repository"))
+    _prune_options(add_for_jobs("prune", "retention.prune", "remove backups that need not be kept"))
+    protect = add_for_job("protect", "retention.protect", "keep a backup whatever the policy says")
     protect.add_argument("--id", required=True)
     protect.add_argument("--reason", help="what for; shown by list")
-    unprotect = add_for_job("unprotect", retention.unprotect, "leave a backup to the policy again")
+    unprotect = add_for_job("unprotect", "retention.unprotect", "leave a backup to the policy again")
     unprotect.add_argument("--id", required=True)
     return parser
 
@@ -126,10 +133,18 @@ def _adopt_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
-    retention.add_policy_options(parser)
+    _policy_options(parser)
     _dry_run(parser)
     parser.add_argument("--simulate", type=int, metavar="DAYS", help="tell what would be kept after so many days")
     parser.add_argument("--every", type=float, metavar="HOURS", help="simulate a backup so often; default: as so far")
+
+
+def _policy_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to keep", "instead of what the job's file says")
+    for field in dataclasses.fields(Policy):
+        kind = {"int": int, "float": float}.get(str(field.type), str)
+        metavar = {"keep_days": "DAYS", "timezone": "ZONE"}.get(field.name, "N" if kind is int else "DURATION")
+        group.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=metavar)
 
 
 def _timeout(parser: argparse.ArgumentParser) -> None:

@@ -25,15 +25,6 @@ from .common import Told, repository_of, warning_lines
 _Target = Tuple[JobDirectory, Policy]
 
 
-def add_policy_options(parser: argparse.ArgumentParser) -> None:
-    """An option for each part of a retention policy."""
-    group = parser.add_argument_group("what to keep", "instead of what the job's file says")
-    for field in dataclasses.fields(Policy):
-        kind = {"int": int, "float": float}.get(str(field.type), str)
-        metavar = {"keep_days": "DAYS", "timezone": "ZONE"}.get(field.name, "N" if kind is int else "DURATION")
-        group.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=metavar)
-
-
 def prune(options: argparse.Namespace) -> Told:
     """Remove, or with dry_run or simulate only tell of, the backups that the policies do not keep.
 

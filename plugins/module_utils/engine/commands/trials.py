@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Commands that try whether all is well before it is needed: check, drill."""
+"""Commands that try whether all is well before it is needed: verify, check, drill."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import argparse
 from .. import jobs
 from ..operations import check as checking
 from ..operations import drill as drilling
+from ..operations import verify as verifying
 from ..sources.base import Tools
 from ..tables import table
 from ..terminal import ProgressBar
-from .common import Told, repository_of
+from .common import Told, repository_of, warning_lines
+
+
+def verify(options: argparse.Namespace) -> Told:
+    """Read a backup and open it."""
+    with ProgressBar("verifying", options.quiet) as progress:
+        job = repository_of(options).job(options.job)
+        result = verifying.verify(job, options.id, progress, timeout=options.timeout)
+    lines = warning_lines(result.warnings)
+    lines.append(f"{options.job}: {result.path}: verified{', opened and read' if result.opened else ''}")
+    return Told(result.to_json(), "\n".join(lines))
 
 
 def check(options: argparse.Namespace) -> Told:

@@ -1,0 +1,48 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command that brings backups back: restore."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..containers.container import Address
+from ..operations import restore as restoring
+from ..terminal import ProgressBar
+from .common import Told, repository_of, warning_lines
+
+
+def restore(options: argparse.Namespace) -> Told:
+    """Restore a backup, or with dry_run tell what would be done."""
+    request = restoring.Request(
+        destination=options.dest,
+        force=options.force,
+        owner=options.owner,
+        group=options.group,
+        mode=options.mode,
+        timeout=options.timeout,
+        container=Address(options.container, options.docker_host) if options.container else None,
+        heartbeat=options.heartbeat,
+    )
+    with ProgressBar("restoring", options.quiet) as progress:
+        result = restoring.restore(
+            repository_of(options).job(options.job), options.id, request, predict=options.dry_run, progress=progress
+        )
+    return Told(result.to_json(), _restore_text(result, options))
+
+
+def _restore_text(result: restoring.Restored, options: argparse.Namespace) -> str:
+    if not result.changed:
+        return f"{options.job}: {result.destination} already holds backup {result.backup['id']}"
+    verb = "would restore" if options.dry_run else "restored"
+    lines = warning_lines(result.warnings)
+    lines += [f"{options.job}: {verb} backup {result.backup['id']} to {result.destination}"]
+    lines += [f"  in place: {path}" for path in result.files]
+    lines += [f"  kept aside: {path}" for path in result.aside]
+    lines += [
+        f"  the application needs a map size of at least {size} bytes for {name}"
+        for name, size in result.map_sizes.items()
+    ]
+    return "\n".join(lines)
