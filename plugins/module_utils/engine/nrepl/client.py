@@ -76,9 +76,9 @@ class Client:
         Raises EvaluationError when it waits for input, or does not end as nREPL says. Whether the answer is a success
         is not asked here: see Answer.
         """
-        request = {"op": "eval", "code": _valid("code", code)}
+        request = {"op": "eval", "code": check_text("code", code)}
         if ns is not None:
-            request["ns"] = _valid("ns", ns)
+            request["ns"] = check_text("ns", ns)
         gathering = Gathering()
         with self._explained("the evaluation"):
             for message in self._ask(request):
@@ -188,8 +188,11 @@ class Client:
                 pass
 
 
-def _valid(name: str, text: str) -> str:
-    """The text when it can be sent; arguments of a command may hold bytes of any encoding."""
+def check_text(name: str, text: str) -> str:
+    """Return the text when it can be sent; arguments of a command may hold bytes of any encoding.
+
+    Raises UsageError.
+    """
     if not text.strip():
         raise UsageError(f"{name} is empty")
     try:
