@@ -44,10 +44,6 @@ class Connection:
         with _in_time(self._socket, deadline):
             return self._socket.recv(_PIECE)
 
-    def send_no_more(self) -> None:
-        """Tell the server that nothing follows; it can still be received from."""
-        self._socket.shutdown(socket.SHUT_WR)
-
     def close(self) -> None:
         """End the connection."""
         self._socket.close()
