@@ -34,6 +34,10 @@ class Conversation:
         self.heard.append({key.decode(): value.decode() for key, value in self._received.pop(0).items()})
         return self.heard[-1]
 
+    def first_bytes(self) -> bytes:
+        """What comes first, not looked at."""
+        return self._socket.recv(1 << 16)
+
     def all_bytes(self) -> bytes:
         """What comes until the client ends the connection, not looked at."""
         pieces = []

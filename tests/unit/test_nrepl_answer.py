@@ -67,7 +67,7 @@ def test_a_status_that_speaks_against_it(status: str, is_first: bool) -> None:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([DONE], "the code gave no value; it may be empty or a comment"),
+        ([DONE], "the code gave no value; it may be a comment, or was stopped"),
         ([VALUE, VALUE, DONE], "the code gave 2 values; send one form"),
         ([VALUE, {"ex": "class X"}, DONE], "the evaluation failed: class X"),
         ([VALUE, {"root-ex": "class X"}, DONE], "the evaluation failed: class X"),
