@@ -14,6 +14,7 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 
 setup-test:  ## the same with all that the tests need
 	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3
+	@$(PYTHON) tools/debian.py clojure=clojure /usr/share/java/nrepl.jar=libnrepl-clojure
 	@$(PYTHON) tools/setup.py requirements-test.txt
 
 test: setup-test  ## every stage of the tests, with a table at the end

@@ -22,7 +22,14 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.ad
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
 from ansible_collections.embedded.db_backup.tests.nrepl_jvm import PATIENCE, Jvm, jvm
-from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, Done, eventually
+from ansible_collections.embedded.db_backup.tests.tools import (
+    Ansible,
+    Command,
+    Done,
+    assert_told,
+    eventually,
+    keys_told,
+)
 
 COLLECTION = "embedded.db_backup"
 ONCE_ANSWERED = "success, and failure once the server has answered"
@@ -376,6 +383,22 @@ class TestModule:
         playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task, wanted]}]))
         for options in ([], ["--check"]):
             assert ansible.run("ansible-playbook", playbook, *options).code == 0
+
+    def test_documented_results_are_returned(self, ansible: Ansible, server: Jvm) -> None:
+        name = f"{COLLECTION}.nrepl_eval"
+        told = ansible.run("ansible-doc", "-j", name).json[name]["return"]
+        # Ansible shows it in another way than as a key.
+        told.pop("skipped")
+        results = [
+            (ansible.module("nrepl_eval", port=server.port, code="(+ 1 41)"), {"success", ONCE_ANSWERED}),
+            (ansible.module("nrepl_eval", "--check", port=server.port, code="(+ 1 41)"), {"success", ONCE_ANSWERED}),
+            (ansible.failure("nrepl_eval", port=server.port, code="(/ 1 0 0)"), {"failure", ONCE_ANSWERED}),
+            (ansible.failure("nrepl_eval", port=1, code="(+ 1 41)"), {"failure"}),
+        ]
+        for result, when in results:
+            shown = {"changed", "skipped", "failed", "msg", "exception"}
+            found = {key: value for key, value in result.items() if key not in shown}
+            assert_told(keys_told(told, {None, *when}), found, "nrepl_eval")
 
     def test_code_is_not_shown(self, ansible: Ansible, server: Jvm, tmp_path: Path) -> None:
         task = {f"{COLLECTION}.nrepl_eval": {"port": server.port, "code": self.SECRET}}
