@@ -112,6 +112,11 @@ def numbered(template: bytes, count: int) -> bytes:
     return b"".join(template % number for number in range(count))
 
 
+def long_field(name: str) -> bytes:
+    return encode({"id": "2", name: "\U0001f600" + "x" * 4_000_000})
+
+
+FIELDS = ("value", "out", "err", "ex", "root-ex")
 VALUE, DONE = {"value": "42"}, {"status": ["done"]}
 SESSION_GIVEN = encode({"id": "1", "new-session": SESSION, "status": ["done"]})
 NOT_NREPL = "what the server sends is not nREPL: "
@@ -225,9 +230,9 @@ FAILED = {
     **{
         f"{field} of another type": (
             answers({field: {"a": ["b"]}}, DONE),
-            f"the field {field.replace('_', '-')} is not a text",
+            f"the field {field} is not a text",
         )
-        for field in ("value", "out", "err", "ex", "root_ex", "id")
+        for field in (*FIELDS, "id")
     },
     "value that is not UTF-8": (answers({"value": b"caf\xe9"}, DONE), "the field value is not UTF-8"),
     "value of 5 MB": (
@@ -248,6 +253,11 @@ FAILED = {
     "long values for ever": (floods(value="\U0001f600" + "v" * 4_000_000), OVER),
     "statuses for ever": (floods(status=[f"unknown-{number:05}" for number in range(9999)]), OVER),
     "exceptions for ever": (floods(ex="x" * 4_000_000), OVER),
+    "all of it at once for ever": (floods(**dict.fromkeys(FIELDS, "\U0001f600" + "x" * 800_000)), OVER),
+    "one after the other for ever": (
+        answers(after=lambda conversation: conversation.flood(*map(long_field, FIELDS))),
+        OVER,
+    ),
     "a byte each 0.2 s": (answers(after=lambda conversation: conversation.drip(encode({"id": "2", **VALUE}))), OVER),
 }
 

@@ -13,8 +13,9 @@ from typing import Dict, List, Optional
 from ..errors import EvaluationError, in_one_line
 from .message import Message
 
-# Characters of each of out, err and ex that are kept. They are for people: a server may log to them without an end.
+# Characters of each of out and err that are kept. They are for people: a server may log to them without an end.
 _LONGEST_OUTPUT = 1 << 20
+_LONGEST_EXCEPTION = 10_000
 _LONGEST_SENTENCE = 500
 _LONGEST_STATUS = 60
 _MOST_FAULTS = 5
@@ -89,7 +90,7 @@ class Gathering:
             self._take(output, message.readable(name) or "")
         for name, known in self._exceptions.items():
             found = message.readable(name)
-            self._exceptions[name] = found[:_LONGEST_OUTPUT] if known is None and found is not None else known
+            self._exceptions[name] = found[:_LONGEST_EXCEPTION] if known is None and found is not None else known
         for status in message.statuses():
             if _is_fault(status) and len(self._faults) < _MOST_FAULTS and _shortened(status) not in self._faults:
                 self._faults.append(_shortened(status))
