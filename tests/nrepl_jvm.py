@@ -88,8 +88,8 @@ def jvm(directory: Path, *, unix_socket: bool = False) -> Iterator[Jvm]:
         pytest.skip("needs clojure and nREPL for a JVM: apt-get install clojure libnrepl-clojure")
     place = ["--socket", "nrepl.socket"] if unix_socket else ["--port", "0", "--bind", "127.0.0.1"]
     command = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", ":".join(map(str, JARS)), "clojure.main"]
-    options = {"cwd": directory, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    with process([*command, "-m", "nrepl.cmdline", *place], **options) as started:
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    with process([*command, "-m", "nrepl.cmdline", *place], cwd=directory, **streams) as started:
         server = Jvm(directory, started, directory / "nrepl.socket" if unix_socket else None)
         eventually(server.answers, "an nREPL server that answers", PATIENCE)
         yield server

@@ -54,7 +54,8 @@ def no_session_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     server: Jvm = request.getfixturevalue("server")
     before = server.sessions()
     yield
-    assert server.sessions() == before
+    # A busy server may close one a moment after the client has left.
+    eventually(lambda: server.sessions() == before, "the sessions from before")
 
 
 def problem_of(server: Jvm, code: str, seconds: float = PATIENCE, ns: str | None = None) -> str:

@@ -18,7 +18,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.de
 from ansible_collections.embedded.db_backup.tests.nrepl_fakes import Conversation, fake_server
 from ansible_collections.embedded.db_backup.tests.nrepl_jvm import PATIENCE, Jvm, jvm
 from ansible_collections.embedded.db_backup.tests.nrepl_tls import Authority, tls_server
-from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, Ansible, Command
+from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, Ansible, Command, eventually
 
 OVER = "the 1 seconds for it are over"
 # Connects with a file of keys, and tells every file that Python opened to write to it, or that was made.
@@ -85,7 +85,7 @@ def test_code_and_large_values(server: Jvm, port: int, keys: Path) -> None:
     assert evaluate(port, keys, f"(+ 1 {' ' * 1_000_000} 2)") == "3"
     assert "Divide by zero" in problem_of(port, keys, "(/ 1 0)")
     assert "the 1 seconds for it are over" in problem_of(port, keys, "(Thread/sleep 60000)", 1)
-    assert server.sessions() == before
+    eventually(lambda: server.sessions() == before, "the sessions from before")
 
 
 @pytest.mark.parametrize("is_rsa", [False, True], ids=["EC", "RSA"])
@@ -122,7 +122,8 @@ def test_a_server_that_does_not_trust_the_client(port: int, authority: Authority
     client = other.issue("client")
     problem = problem_of(port, written(tmp_path, authority.identity.pem + client.pem + client.key_pem()))
     assert problem.startswith("no nREPL server answers at 127.0.0.1:")
-    assert "alert" in problem
+    # What the server says of it may be lost with the connection.
+    assert any(words in problem for words in ("alert", "EOF", "reset", "Broken pipe", "closed the connection"))
     # The key is that of another certificate.
     problem = problem_of(port, written(tmp_path, stranger + client.key_pem()))
     assert "cannot be used: the private key is not that of the second certificate" in problem
@@ -135,11 +136,11 @@ def without_tls(conversation: Conversation) -> None:
 @pytest.mark.parametrize(
     ("play", "words"),
     [
-        (without_tls, "WRONG_VERSION_NUMBER"),
-        (lambda conversation: conversation.send(os.urandom(100)), ("SSL", "closed", "reset")),
-        (lambda conversation: conversation.flood(b"\x16\x03\x03\x40\x00" + b"x" * 16384), ("SSL",)),
-        (Conversation.reset, ("reset by peer", "EOF")),
-        (lambda conversation: conversation.first_bytes(), ("EOF", "reset by peer")),
+        (without_tls, "the TLS handshake failed: WRONG_VERSION_NUMBER"),
+        (lambda conversation: conversation.send(os.urandom(100)), ("the TLS handshake failed: ", "reset by peer")),
+        (lambda conversation: conversation.flood(b"\x16\x03\x03\x40\x00" + b"x" * 16384), "the TLS handshake failed: "),
+        (Conversation.reset, ("the TLS handshake failed: ", "reset by peer")),
+        (lambda conversation: conversation.first_bytes(), ("the TLS handshake failed: ", "reset by peer")),
         (lambda conversation: conversation.all_bytes(), OVER),
         (lambda conversation: conversation.drip(b"\x16\x03\x03\x00\x7a" + b"\x02" * 200), OVER),
     ],
