@@ -31,7 +31,8 @@ def _lmdb() -> _JobType:
 
 
 def _nrepl() -> _JobType:
-    from .nrepl.source import NreplOptions, NreplSource  # noqa: PLC0415 - loaded when needed
+    from .nrepl.options import NreplOptions  # noqa: PLC0415 - loaded when needed
+    from .nrepl.source import NreplSource  # noqa: PLC0415 - loaded when needed
 
     return NreplSource, NreplOptions
 

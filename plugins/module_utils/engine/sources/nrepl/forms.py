@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_PLACE = re.compile(r"<([a-z_]+)>")
+_PLACE = re.compile(r"<([a-z][a-z0-9_]*)>")
 
 # Of a java.security.MessageDigest that is called digest.
 JVM_SHA256 = '(apply str (map (fn [octet] (format "%02x" octet)) (.digest digest)))'

@@ -30,8 +30,8 @@ _EXPORTED = """
                     (throw (ex-info (str "the value of " (pr-str attribute) " of entity " entity
                                          " cannot be exported: " (ex-message problem)) {} problem)))))]
   (print "{:embedded.db_backup/export 1")
-  (print ", :database") (pr <kind>)
-  (print ", :content") (pr <content>)
+  (print ", :database ") (pr <kind>)
+  (print ", :content ") (pr <content>)
   (print ", :max-tx ") (pr start)
   (print ", :max-eid ") (pr (:max-eid database))
   <records>
