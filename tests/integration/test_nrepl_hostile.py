@@ -5,14 +5,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.interrupts import end_work_on_signals
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.bencode import encode
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.connection import Connection
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
 from ansible_collections.embedded.db_backup.tests.nrepl_fakes import SESSION, Conversation, Play, fake_server
 from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, eventually
 
@@ -55,6 +63,12 @@ def outcome(play: Play, seconds: float, repeat: int = 1) -> tuple[dict[str, Any]
     assert told["memory"] < MOST_MEMORY, told
     assert told["seconds"] < seconds + FAREWELL + 5, told
     return told, conversations
+
+
+def evaluate_at(port: int) -> None:
+    """The same in this process, for half a second."""
+    with Client(Address(port=port), Deadline(0.5)) as client:
+        client.evaluate(CODE)
 
 
 def says(data: bytes, after: Play | None = None) -> Play:
@@ -309,6 +323,32 @@ def test_what_runs_is_interrupted_and_the_session_closed() -> None:
     _clone, _evaluation, interrupt, close = conversation.heard
     assert interrupt == {"op": "interrupt", "interrupt-id": "2", "id": "3", "session": SESSION}
     assert close == {"op": "close", "id": "4", "session": SESSION}
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers of signals are as before afterwards."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    end_work_on_signals()
+    yield
+    for number in numbers:
+        signal.signal(number, before[number])
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_does_not_keep_the_session_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Connection.send
+
+    def interrupted_send(connection: Connection, data: bytes, deadline: Deadline) -> None:
+        if b"interrupt" in data:
+            os.kill(os.getpid(), signal.SIGTERM)
+        send(connection, data, deadline)
+
+    monkeypatch.setattr(Connection, "send", interrupted_send)
+    with fake_server(answers()) as (port, conversations), pytest.raises(Interrupted):
+        evaluate_at(port)
+    assert [request["op"] for request in conversations[0].heard] == ["clone", "eval", "interrupt", "close"]
 
 
 def test_a_session_that_comes_too_late_is_closed() -> None:
