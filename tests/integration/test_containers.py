@@ -551,6 +551,33 @@ class TestRestore:
         assert sorted(path.name for path in application.data.iterdir()) == ["data.mdb", "lock.mdb"]
         eventually(application.answers, "the application answers")
 
+    def test_what_cannot_be_stopped_again_keeps_the_new_files(
+        self, application: Application, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It runs, so its files must not be exchanged below it."""
+        later = application.change("later")
+        monkeypatch.setattr(standstill, "_START_SECONDS", 1)
+        honest, asked = Daemon.stop, []
+
+        def stop(daemon: Daemon, container: Container, patience: int) -> None:
+            asked.append(container.id)
+            if len(asked) > 1:
+                raise SourceError("the Docker engine refuses")
+            honest(daemon, container, patience)
+
+        monkeypatch.setattr(Daemon, "stop", stop)
+        request = restoring.Request(
+            force=True, container=Address("kg-application"), heartbeat=application.url.replace("8000", "8001")
+        )
+        with pytest.raises(standstill.StillRunningError, match="it could not be stopped") as told:
+            restoring.restore(Repository(application.command.repository).job("kg"), None, request)
+        suffix = str(told.value).rpartition("*")[2]
+        assert application.running
+        assert content_of(application.data) == application.content
+        (application.data / "data.mdb").unlink()
+        (application.data / f"data.mdb{suffix}").rename(application.data / "data.mdb")
+        assert content_of(application.data) == later
+
     def test_an_application_that_does_not_come_up(self, application: Application, tmp_path: Path) -> None:
         """The backup is sound, and not what this application can use."""
         with contextlib.closing(lmdb.open(str(tmp_path / "other"), max_dbs=2)) as other:

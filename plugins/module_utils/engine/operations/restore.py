@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
 
 from ..containers.container import Address
-from ..containers.standstill import Standstill, standstill
+from ..containers.standstill import Standstill, StillRunningError, standstill
 from ..errors import CorruptError, RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
@@ -362,7 +362,12 @@ def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
     with held_back():
         if application:
             application.begin_exchange()
-        aside = swap.commit(application.start if application else None)
+        try:
+            aside = swap.commit(application.start if application else None)
+        except StillRunningError as error:
+            # To put old files back below a server that runs would spoil both.
+            told = f"the restored files stay, what was there lies beside them as *{swap.keep()}"
+            raise StillRunningError(f"{error}; {told}") from error
         end_of_work()
         return aside
 
