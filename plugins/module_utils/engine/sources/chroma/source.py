@@ -95,7 +95,8 @@ class ChromaSource(Source):
             included = site.scan_included(self._options.included_below, self._options.timeout)
         details = Details(self._options.include_segments, include=included, container=whereabouts.container)
         size = found["size"] + sum(entry.size for entry in included)
-        position = Position(**found["position"])
+        # Files elsewhere in a container are not looked at, so nobody knows whether all is as before.
+        position = None if self._options.included_elsewhere else Position(**found["position"])
         return Inspection(Origin(path, size, position, details=encode(details)), _engine(found["migrations"]))
 
     def capture(self, staging: Staging) -> Capture:
@@ -121,8 +122,7 @@ class ChromaSource(Source):
             and now.position == then.position
             and current.include_segments == previous.include_segments
             and current.include == previous.include
-            # Files elsewhere in a container are not looked at before.
-            and not previous.include_elsewhere
+            and current.include_elsewhere == previous.include_elsewhere
         )
 
     @staticmethod

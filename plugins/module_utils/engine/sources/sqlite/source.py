@@ -83,7 +83,10 @@ class SqliteSource(Source):
             included = site.scan_included(self._options.included_below, self._options.timeout)
         details = Details(include=included, container=whereabouts.container, **found["details"])
         size = site.status.st_size + sum(entry.size for entry in included)
-        return Inspection(self._origin(details, found["position"], size), _ENGINE)
+        origin = self._origin(details, found["position"], size)
+        # Files elsewhere in a container are not looked at, so nobody knows whether all is as before.
+        position = None if self._options.included_elsewhere else origin.position
+        return Inspection(dataclasses.replace(origin, position=position), _ENGINE)
 
     def capture(self, staging: Staging) -> Capture:
         copies.require_library()
@@ -118,12 +121,11 @@ class SqliteSource(Source):
             current, previous = _details(now), _details(then)
         except CorruptError:
             return False
-        # Files elsewhere in a container are not looked at before.
         return (
             now.position is not None
             and now.position == then.position
             and current.include == previous.include
-            and not previous.include_elsewhere
+            and current.include_elsewhere == previous.include_elsewhere
         )
 
     @staticmethod
