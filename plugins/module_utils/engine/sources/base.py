@@ -28,12 +28,13 @@ class Inspection:
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """What was copied into the staging, and how."""
+    """What was copied into the staging, and how. opened: the engine has read all of just these bytes already."""
 
     origin: Origin
     engine: Named
     kind: Kind
     warnings: List[str]
+    opened: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Source(abc.ABC):
     def capture(self, staging: Staging) -> Capture:
         """Stream a consistent copy into the staging.
 
+        A source whose copy is in a file first has the engine read that meanwhile, if the staging is to be verified.
         Raises SourceError.
         """
 

@@ -194,9 +194,9 @@ def contents(descriptor: int, copied: SegmentCopy) -> Dict[str, memoryview]:
 class Contents:
     """The content of segments that were copied into one file, by id."""
 
-    def __init__(self, descriptor: int, copies: Mapping[str, SegmentCopy]) -> None:
+    def __init__(self, descriptor: int, copies: Iterable[SegmentCopy]) -> None:
         self._descriptor = descriptor
-        self._copies = copies
+        self._copies = {copied.id: copied for copied in copies}
 
     def __call__(self, identity: str) -> Optional[Mapping[str, memoryview]]:
         copied = self._copies.get(identity)
@@ -230,16 +230,21 @@ class Directories:
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
         self._directories = directories
+        self._files: Dict[str, Mapping[str, memoryview]] = {}
+
+    def open(self) -> None:
+        """Open all files, of whose content nothing is looked at: to be done before a child gives up the rights to."""
+        for identity, directory in self._directories.items():
+            self._files[identity] = {path.name: _mapped(path) for path in directory.iterdir()}
 
     def __call__(self, identity: str) -> Optional[Mapping[str, memoryview]]:
-        if identity not in self._directories:
-            return None
-        found = {}
-        for path in self._directories[identity].iterdir():
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                found[path.name] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-        return found
+        return self._files.get(identity)
+
+
+def _mapped(path: Path) -> memoryview:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
 
 
 def size_of(identities: Iterable[str]) -> int:

@@ -111,9 +111,8 @@ class SqliteSource(Source):
         )
         kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {copies.sqlite3.sqlite_version}")
         size = sum(record.size for record in staging.records)
-        return Capture(
-            self._origin(details, found["position"], size), _ENGINE, kind, whereabouts.warnings + warnings + more
-        )
+        told = whereabouts.warnings + warnings + more
+        return Capture(self._origin(details, found["position"], size), _ENGINE, kind, told, opened=staging.verify)
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -199,7 +198,8 @@ class SqliteSource(Source):
     def _copy(
         self, site: Site, scratch: WorkingDirectory, staging: Staging
     ) -> Tuple[Dict[str, Any], Optional[Dict[str, int]]]:
-        with snapshot.files(scratch, site.owner) as files:
+        verify, row_counts = staging.verify, self._options.row_counts
+        with snapshot.files(scratch) as files:
 
             def copy(report: Report) -> Dict[str, Any]:
                 live = LiveDatabase(site.name, site.shown, report)
@@ -211,11 +211,17 @@ class SqliteSource(Source):
                 found["details"]["lock_ms"] = live.lock_ms
                 return found
 
+            def examine(connection: Any, _report: Report) -> Optional[Dict[str, int]]:
+                if verify:
+                    copies.check_integrity(connection)
+                return copies.count_rows(connection) if row_counts else None
+
             with site.child(copy, self._options.patience, files.descriptors) as child:
                 found = child.result()
             snapshot.settle(files, site.shown, self._options.timeout)
-            rows = snapshot.asked(files, _count_rows, self._options.timeout) if self._options.row_counts else None
-            snapshot.store(files, site.name, site.status, staging)
+            with snapshot.asking(files, examine, self._options.timeout) as child:
+                snapshot.store(files, site.name, site.status, staging)
+                rows = snapshot.answer(child, site.shown)
         return found, rows
 
     def _origin(self, details: Details, position: Dict[str, Any], size: int) -> Origin:
@@ -224,10 +230,6 @@ class SqliteSource(Source):
 
 def _look(site: Site, report: Report) -> Dict[str, Any]:
     return _found(LiveDatabase(site.name, site.shown, report), site.name)
-
-
-def _count_rows(connection: Any, _report: Report) -> Dict[str, int]:
-    return copies.count_rows(connection)
 
 
 def _found(live: LiveDatabase, name: str) -> Dict[str, Any]:
