@@ -21,8 +21,9 @@ from typing import IO, Any, BinaryIO, Dict, Iterable, List, Mapping, Optional, S
 
 from ...errors import CorruptError, SourceError
 from ...paths import is_safe_relative
-from ...stream.stages import CHUNK, Stage
+from ...stream.stages import Stage
 from .. import tree
+from ..sqlite.blocks import BUFFER
 from ..tree.members import checked_members, reading
 from . import segment
 
@@ -169,7 +170,7 @@ class LiveSegments:
         return start
 
     def _copied_bytes(self, descriptor: int, start: int, most: int) -> int:
-        buffer = memoryview(bytearray(CHUNK))
+        buffer = memoryview(bytearray(min(BUFFER, max(most, 1))))
         done = 0
         while done < most:
             size = os.preadv(descriptor, [buffer[: most - done]], done)

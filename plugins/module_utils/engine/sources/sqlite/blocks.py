@@ -11,9 +11,9 @@ import mmap
 import os
 from typing import Callable, List
 
-from ...stream.stages import CHUNK
-
-_ALIVE_EVERY = 64 * CHUNK
+# For copies from file to file, which no processor looks at: large, so that the system takes its memory in large pieces.
+BUFFER = 1 << 20
+_ALIVE_EVERY = 16 * BUFFER
 # Larger ones would be taken from and given back to the system one by one.
 _BLOCK = 1 << 16
 # MADV_POPULATE_READ of Linux 5.14.
@@ -22,7 +22,7 @@ _POPULATE = 22
 
 def copy_all(source: int, target: int, alive: Callable[[], None], start: int = 0) -> None:
     """Copy from descriptor to descriptor, from the byte at start to the last; target ends there too."""
-    buffer = memoryview(bytearray(CHUNK))
+    buffer = memoryview(bytearray(BUFFER))
     offset = start
     while True:
         size = os.preadv(source, [buffer], offset)
@@ -30,7 +30,7 @@ def copy_all(source: int, target: int, alive: Callable[[], None], start: int = 0
             break
         _write(target, buffer[:size], offset)
         offset += size
-        if offset % _ALIVE_EVERY < CHUNK:
+        if offset % _ALIVE_EVERY < BUFFER:
             alive()
     os.ftruncate(target, offset)
 
