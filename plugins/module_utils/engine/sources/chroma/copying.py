@@ -90,7 +90,7 @@ def _settle(segments: LiveSegments, wanted: Any) -> None:
     """Under the lock: wait until all segments are whole, but not for long."""
     deadline = time.monotonic() + _LONGEST_HOLD
     while True:
-        fault: Optional[str] = segments.refresh(wanted)
+        fault: Optional[str] = segments.refresh(wanted, in_haste=True)
         if fault is None:
             return
         if time.monotonic() > min(deadline, segments.changed + _LONGEST_REST):

@@ -23,7 +23,7 @@ from ...errors import CorruptError, SourceError
 from ...paths import is_safe_relative
 from ...stream.stages import Stage
 from .. import tree
-from ..sqlite.blocks import BUFFER
+from ..sqlite.blocks import BUFFER, WriteBack
 from ..tree.members import checked_members, reading
 from . import segment
 
@@ -83,14 +83,19 @@ class LiveSegments:
         self._shown = shown
         self._alive = alive
         self._end = 0
+        self._write_back: Optional[WriteBack] = None
         self._slots: Dict[Tuple[str, str], Tuple[int, int]] = {}
         self.changed = time.monotonic()
         self._copies: Dict[str, SegmentCopy] = {}
         self._stamps: Dict[str, Optional[_Stamp]] = {}
         self._faults: Dict[str, str] = {}
 
-    def refresh(self, wanted: Set[str]) -> Optional[str]:
-        """Copy what has changed of the wanted; returns what keeps one of them from being whole, if anything."""
+    def refresh(self, wanted: Set[str], *, in_haste: bool = False) -> Optional[str]:
+        """Copy what has changed of the wanted; returns what keeps one of them from being whole, if anything.
+
+        In haste, as while others wait, nothing is waited for.
+        """
+        self._write_back = None if in_haste else WriteBack(self._target)
         present = {name for name in os.listdir() if name in wanted and is_segment(name)}
         for name in set(self._copies) - present:
             self._copies.pop(name)
@@ -180,6 +185,8 @@ class LiveSegments:
             while data:
                 data = data[os.pwrite(self._target, data, start + done + size - len(data)) :]
             done += size
+            if self._write_back:
+                self._write_back.grown(size)
             self._alive()
         return done
 
