@@ -14,7 +14,7 @@ from ..operations import drill as drilling
 from ..sources.base import Tools
 from ..tables import table
 from ..terminal import ProgressBar
-from .common import Told, repository_of
+from .common import Told, repository_of, warning_lines
 
 
 def check(options: argparse.Namespace) -> Told:
@@ -34,5 +34,6 @@ def drill(options: argparse.Namespace) -> Told:
     tools = jobs.load(options.jobs_directory, options.job).source.tools(told) if known else told
     with ProgressBar("restoring", options.quiet) as progress:
         result = drilling.drill(repository_of(options).job(options.job), options.id, tools, progress)
-    lines = [f"{options.job}: {result.path}: drill passed", *(f"  {sentence}" for sentence in result.proven)]
+    lines = warning_lines(result.warnings)
+    lines += [f"{options.job}: {result.path}: drill passed", *(f"  {sentence}" for sentence in result.proven)]
     return Told(result.to_json(), "\n".join(lines))

@@ -20,10 +20,14 @@ from .tree import Included
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a look from outside tells, before anything is copied."""
+    """What a look from outside tells, before anything is copied.
+
+    scratch_copies: how many uncompressed copies lie in the repository while the database is captured.
+    """
 
     origin: Origin
     engine: Named
+    scratch_copies: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

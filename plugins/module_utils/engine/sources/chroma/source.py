@@ -88,7 +88,7 @@ class ChromaSource(Source):
         with self._whereabouts(None) as whereabouts:
             path = self._path(whereabouts)
             if not whereabouts.place:
-                return Inspection(Origin(path, 0), _engine({}))
+                return Inspection(Origin(path, 0), _engine({}), whereabouts.scratch_copies)
             site = self._site(whereabouts.place, whereabouts)
             with site.child(self._look(site), self._options.patience) as child:
                 found = child.result()
@@ -97,7 +97,8 @@ class ChromaSource(Source):
         size = found["size"] + sum(entry.size for entry in included)
         # Files elsewhere in a container are not looked at, so nobody knows whether all is as before.
         position = None if self._options.included_elsewhere else Position(**found["position"])
-        return Inspection(Origin(path, size, position, details=encode(details)), _engine(found["migrations"]))
+        origin = Origin(path, size, position, details=encode(details))
+        return Inspection(origin, _engine(found["migrations"]), whereabouts.scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
         copies.require_library()

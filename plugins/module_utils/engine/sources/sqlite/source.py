@@ -76,7 +76,7 @@ class SqliteSource(Source):
         copies.require_library()
         with self._whereabouts(None) as whereabouts:
             if not whereabouts.place:
-                return Inspection(Origin(str(self._path), 0), _ENGINE)
+                return Inspection(Origin(str(self._path), 0), _ENGINE, whereabouts.scratch_copies)
             site = self._site(whereabouts.place, whereabouts)
             with site.child(lambda report: _look(site, report), self._options.patience) as child:
                 found = child.result()
@@ -86,7 +86,7 @@ class SqliteSource(Source):
         origin = self._origin(details, found["position"], size)
         # Files elsewhere in a container are not looked at, so nobody knows whether all is as before.
         position = None if self._options.included_elsewhere else origin.position
-        return Inspection(dataclasses.replace(origin, position=position), _ENGINE)
+        return Inspection(dataclasses.replace(origin, position=position), _ENGINE, whereabouts.scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
         copies.require_library()
