@@ -109,7 +109,7 @@ def choose(
 
 def _id_at(directory: JobDirectory, at: datetime.datetime) -> str:
     usable = _usable(directory)
-    older = [entry for entry in usable if entry.start and times.from_rfc3339(entry.start) <= at]
+    older = [entry for entry in usable if times.from_id(entry.id) <= at]
     if not older:
         oldest = f"; the oldest one is {usable[-1].id}" if usable else ""
         when = times.to_rfc3339(at)
