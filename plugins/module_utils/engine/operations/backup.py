@@ -195,7 +195,7 @@ def make(
     capture = job.source.capture_after(staging, chain.manifest) if chain else job.source.capture(staging)
     below = chain if chain and capture.kind.type == INCREMENT else None
     origin, check = capture.origin, None
-    if job.settings.verify:
+    if job.settings.verify or capture.needs_check:
         origin = _read_back(job, staging, capture, progress)
         opened = capture.kind.consistency != UNKNOWN
         check = Check(read_back=True, opened=opened, timestamp=times.to_rfc3339(times.now()))
