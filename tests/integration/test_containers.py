@@ -212,7 +212,7 @@ class TestWays:
             assert located.facts.way == "process"
             assert read(located, "bytes") == BYTES
 
-    @pytest.mark.parametrize("process", [os.getpid(), 1, 0, -1, 1 << 30])
+    @pytest.mark.parametrize("process", [pytest.param(os.getpid(), id="own"), 1, 0, -1, 1 << 30])
     def test_a_process_of_somebody_else(
         self, containers: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, process: int
     ) -> None:

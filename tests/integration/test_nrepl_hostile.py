@@ -5,14 +5,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.interrupts import end_work_on_signals
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.bencode import encode
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.connection import Connection
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
 from ansible_collections.embedded.db_backup.tests.nrepl_fakes import SESSION, Conversation, Play, fake_server
 from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, eventually
 
@@ -55,6 +63,12 @@ def outcome(play: Play, seconds: float, repeat: int = 1) -> tuple[dict[str, Any]
     assert told["memory"] < MOST_MEMORY, told
     assert told["seconds"] < seconds + FAREWELL + 5, told
     return told, conversations
+
+
+def evaluate_at(port: int) -> None:
+    """The same in this process, for half a second."""
+    with Client(Address(port=port), Deadline(0.5)) as client:
+        client.evaluate(CODE)
 
 
 def says(data: bytes, after: Play | None = None) -> Play:
@@ -112,6 +126,11 @@ def numbered(template: bytes, count: int) -> bytes:
     return b"".join(template % number for number in range(count))
 
 
+def long_field(name: str) -> bytes:
+    return encode({"id": "2", name: "\U0001f600" + "x" * 4_000_000})
+
+
+FIELDS = ("value", "out", "err", "ex", "root-ex")
 VALUE, DONE = {"value": "42"}, {"status": ["done"]}
 SESSION_GIVEN = encode({"id": "1", "new-session": SESSION, "status": ["done"]})
 NOT_NREPL = "what the server sends is not nREPL: "
@@ -225,9 +244,9 @@ FAILED = {
     **{
         f"{field} of another type": (
             answers({field: {"a": ["b"]}}, DONE),
-            f"the field {field.replace('_', '-')} is not a text",
+            f"the field {field} is not a text",
         )
-        for field in ("value", "out", "err", "ex", "root_ex", "id")
+        for field in (*FIELDS, "id")
     },
     "value that is not UTF-8": (answers({"value": b"caf\xe9"}, DONE), "the field value is not UTF-8"),
     "value of 5 MB": (
@@ -248,6 +267,11 @@ FAILED = {
     "long values for ever": (floods(value="\U0001f600" + "v" * 4_000_000), OVER),
     "statuses for ever": (floods(status=[f"unknown-{number:05}" for number in range(9999)]), OVER),
     "exceptions for ever": (floods(ex="x" * 4_000_000), OVER),
+    "all of it at once for ever": (floods(**dict.fromkeys(FIELDS, "\U0001f600" + "x" * 800_000)), OVER),
+    "one after the other for ever": (
+        answers(after=lambda conversation: conversation.flood(*map(long_field, FIELDS))),
+        OVER,
+    ),
     "a byte each 0.2 s": (answers(after=lambda conversation: conversation.drip(encode({"id": "2", **VALUE}))), OVER),
 }
 
@@ -299,6 +323,32 @@ def test_what_runs_is_interrupted_and_the_session_closed() -> None:
     _clone, _evaluation, interrupt, close = conversation.heard
     assert interrupt == {"op": "interrupt", "interrupt-id": "2", "id": "3", "session": SESSION}
     assert close == {"op": "close", "id": "4", "session": SESSION}
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers of signals are as before afterwards."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    end_work_on_signals()
+    yield
+    for number in numbers:
+        signal.signal(number, before[number])
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_does_not_keep_the_session_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Connection.send
+
+    def interrupted_send(connection: Connection, data: bytes, deadline: Deadline) -> None:
+        if b"interrupt" in data:
+            os.kill(os.getpid(), signal.SIGTERM)
+        send(connection, data, deadline)
+
+    monkeypatch.setattr(Connection, "send", interrupted_send)
+    with fake_server(answers()) as (port, conversations), pytest.raises(Interrupted):
+        evaluate_at(port)
+    assert [request["op"] for request in conversations[0].heard] == ["clone", "eval", "interrupt", "close"]
 
 
 def test_a_session_that_comes_too_late_is_closed() -> None:

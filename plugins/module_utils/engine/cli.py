@@ -56,12 +56,6 @@ def _command(place: str) -> Callable[[argparse.Namespace], Told]:
     return command
 
 
-def _evaluate(options: argparse.Namespace) -> Told:
-    from .commands import evaluation  # noqa: PLC0415 - nor what speaks with servers
-
-    return evaluation.evaluate(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dbbackup", description="Hot backups of embedded databases, proven restorable."
@@ -107,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     protect.add_argument("--reason", help="what for; shown by list")
     unprotect = add_for_job("unprotect", "retention.unprotect", "leave a backup to the policy again")
     unprotect.add_argument("--id", required=True)
-    _evaluate_options(add("nrepl-eval", _evaluate, "have an nREPL server evaluate code"))
+    _evaluate_options(add("nrepl-eval", "evaluation.evaluate", "have an nREPL server evaluate code"))
     return parser
 
 
