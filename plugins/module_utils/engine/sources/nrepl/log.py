@@ -35,7 +35,7 @@ _LOG = """
       log (get (when found @@found) <name>)]
   (when (and log (identical? connection (:connection @log))) log))"""
 
-_FINGERPRINT = '(str (:identity state) "-" (hash (pr-str (:schema (:last state)))))'
+_FINGERPRINT = '(str (:identity state) "-" (hash (:schema (:last state))))'
 
 _INSPECTED = """
 (let [connection <connection>
@@ -329,4 +329,3 @@ class TransactionLog:
             instant=dialect.instant,
             **parts,
         )
-

@@ -11,13 +11,13 @@ transaction, and whether it was added; what else a value may be is told in liter
 
 from __future__ import annotations
 
-import datetime
 import mmap
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+from ... import times
 from ...errors import CorruptError
 from ...processes import Report
 from ...stream.lines import HEAD
@@ -25,10 +25,7 @@ from .. import edn
 from ..base import Moment
 
 _NAME = re.compile(r"transactions-[0-9]{8}T[0-9]{6}Z\.edn")
-_LINE = re.compile(
-    rb'\{:tx ([0-9]{1,18}), :time #inst "([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3})Z", :max-eid '
-)
-_TIME = "%Y-%m-%dT%H:%M:%S.%f%z"
+_LINE = re.compile(rb'\{:tx ([0-9]{1,18}), :time #inst "([0-9TZ.:-]{24})", :max-eid ')
 
 
 class Counted(NamedTuple):
@@ -57,7 +54,7 @@ def moment_of(line: bytes) -> Moment:
     try:
         if not found:
             raise ValueError("it does not begin as one does")
-        return Moment(int(found[1]), datetime.datetime.strptime(f"{found[2].decode()}+0000", _TIME))
+        return Moment(int(found[1]), times.from_rfc3339(found[2].decode()))
     except ValueError as error:
         raise CorruptError(f"a line does not tell of a transaction: {error}") from error
 
