@@ -35,6 +35,15 @@ RETENTION_ARGUMENTS: Dict[str, Any] = {
     "timezone": {"type": "str", "default": "UTC"},
 }
 
+NREPL_ARGUMENTS: Dict[str, Any] = {
+    "host": {"type": "str"},
+    "port": {"type": "int"},
+    "socket": {"type": "path"},
+    "port_file": {"type": "path"},
+    # A path, not what is in it.
+    "tls_keys": {"type": "path", "no_log": False},
+}
+
 BACKUP_ARGUMENTS: Dict[str, Any] = {
     "name": {"type": "str", "required": True},
     "compression": {"type": "str", "default": "zstd", "choices": ["zstd", "gzip", "none"]},

@@ -25,12 +25,16 @@ from .terminal import say
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run one command; returns the exit code: 0 ok, 1 failed, 2 usage, 10 not found, 11 locked, 130 interrupted."""
+    """Run one command.
+
+    Returns the exit code: 0 ok, 1 failed, 2 usage or no server, 10 not found, 11 locked, 130 interrupted.
+    """
     end_work_on_signals()
     options = _parser().parse_args(arguments)
     try:
         told = options.command(options)
-        say(json.dumps(told.json, indent=2) if options.json else told.text)
+        if options.json or told.text:
+            say(json.dumps(told.json, indent=2) if options.json else told.text)
         if told.failure:
             sys.stderr.write(f"dbbackup: {told.failure}\n")
             return BackupError.exit_code
@@ -50,6 +54,12 @@ def _command(place: str) -> Callable[[argparse.Namespace], Told]:
         return told
 
     return command
+
+
+def _evaluate(options: argparse.Namespace) -> Told:
+    from .commands import evaluation  # noqa: PLC0415 - nor what speaks with servers
+
+    return evaluation.evaluate(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +107,27 @@ def _parser() -> argparse.ArgumentParser:
     protect.add_argument("--reason", help="what for; shown by list")
     unprotect = add_for_job("unprotect", "retention.unprotect", "leave a backup to the policy again")
     unprotect.add_argument("--id", required=True)
+    _evaluate_options(add("nrepl-eval", _evaluate, "have an nREPL server evaluate code"))
     return parser
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    text = "one form; - or none: from standard input, where no list of processes shows it"
+    parser.add_argument("code", metavar="CODE", nargs="?", help=text)
+    parser.add_argument("--ns", metavar="NAMESPACE", help="evaluate it there, default: that of the server")
+    parser.add_argument(
+        "--timeout", type=int, metavar="SECONDS", default=DEFAULT_TIMEOUT, help=f"for all, default: {DEFAULT_TIMEOUT}"
+    )
+    _server_options(parser)
+
+
+def _server_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the nREPL server", "default: that of .nrepl-port in the working directory")
+    group.add_argument("--host", help="default: 127.0.0.1")
+    group.add_argument("--port", type=int)
+    group.add_argument("--socket", metavar="PATH", help="a unix socket")
+    group.add_argument("--port-file", metavar="PATH", help="the file that the server wrote its port to")
+    group.add_argument("--tls-keys", metavar="PATH", help="file with the certificates and the key of a client")
 
 
 def _drill_options(parser: argparse.ArgumentParser) -> None:

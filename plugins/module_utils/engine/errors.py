@@ -42,6 +42,16 @@ class SourceError(BackupError):
     """The database cannot be captured: missing, unreadable, of another kind, or not answering."""
 
 
+class NoConnectionError(SourceError):
+    """No server can be spoken to, so that nothing was evaluated or changed by it."""
+
+    exit_code = 2
+
+
+class EvaluationError(SourceError):
+    """A server was asked to evaluate code, and there is no answer of it that counts."""
+
+
 class CorruptError(BackupError):
     """Stored bytes are not what the manifest says, or a copy does not hold together."""
 
