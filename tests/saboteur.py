@@ -37,7 +37,7 @@ READING = ("read", "readv", "pread", "scandir", "listdir")
 WRITING = ("write", "pwrite", "fsync", "ftruncate", "mkdir", "link")
 CHANGING = ("rename", "replace", "chmod", "fchmod", "chown", "fchown", "utime")
 OTHERS = ("open", "fork", "pipe", "waitpid", "setsid", "chdir", "setuid")
-SOURCES = ("chroma", "file", "lmdb", "sqlite")
+SOURCES = ("chroma", "file", "lmdb", "nrepl", "sqlite")
 CALLS = (*REMOVING, *READING, *WRITING, *CHANGING, *OTHERS)
 # Which calls can fail like that. None that removes anything, and no rename after the first failure, which undoes one:
 # then nothing could be left clean.

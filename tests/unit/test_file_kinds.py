@@ -18,7 +18,8 @@ import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import CorruptError, SourceError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Report
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Origin
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file import edn, kinds
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import edn
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file import kinds
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.findings import Findings
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.moments import moment_of
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.source import FileSource
@@ -369,7 +370,7 @@ class TestEdn:
         path.write_bytes(content)
         with open(os.devnull, "wb") as nowhere:
             try:
-                edn.check(Report(nowhere.fileno(), nowhere.fileno()), path)
+                edn.scan(Report(nowhere.fileno(), nowhere.fileno()), path)
             except CorruptError as error:
                 return str(error)
         return None

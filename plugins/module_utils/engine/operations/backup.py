@@ -184,7 +184,7 @@ def make(
     copy_started = times.now()
     capture = job.source.capture(staging)
     origin, check = capture.origin, None
-    if job.settings.verify:
+    if job.settings.verify or capture.needs_check:
         origin = _read_back(job, staging, capture, progress)
         opened = capture.kind.consistency != UNKNOWN
         check = Check(read_back=True, opened=opened, timestamp=times.to_rfc3339(times.now()))

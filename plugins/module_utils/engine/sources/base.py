@@ -28,12 +28,16 @@ class Inspection:
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """What was copied into the staging, and how."""
+    """What was copied into the staging, and how.
+
+    With needs_check it is no backup before it was opened, whatever the job says.
+    """
 
     origin: Origin
     engine: Named
     kind: Kind
     warnings: List[str]
+    needs_check: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

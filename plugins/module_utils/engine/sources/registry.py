@@ -30,13 +30,20 @@ def _lmdb() -> _JobType:
     return LmdbSource, LmdbOptions
 
 
+def _nrepl() -> _JobType:
+    from .nrepl.options import NreplOptions  # noqa: PLC0415 - loaded when needed
+    from .nrepl.source import NreplSource  # noqa: PLC0415 - loaded when needed
+
+    return NreplSource, NreplOptions
+
+
 def _sqlite() -> _JobType:
     from .sqlite.source import SqliteOptions, SqliteSource  # noqa: PLC0415 - loaded when needed
 
     return SqliteSource, SqliteOptions
 
 
-_JOB_TYPES: Dict[str, Callable[[], _JobType]] = {"chroma": _chroma, "lmdb": _lmdb, "sqlite": _sqlite}
+_JOB_TYPES: Dict[str, Callable[[], _JobType]] = {"chroma": _chroma, "lmdb": _lmdb, "nrepl": _nrepl, "sqlite": _sqlite}
 _ADOPTED = "file"
 
 

@@ -12,7 +12,7 @@ from typing import Dict, Tuple
 
 from ...processes import Report
 from ..sqlite import copies
-from . import archive, edn, sqlite
+from . import archive, export, sqlite
 from .findings import Findings
 
 SQLITE, ARCHIVE, EDN, OTHER = "sqlite3", "tar.gz", "edn", "other"
@@ -45,7 +45,7 @@ def check(kind: str, report: Report, path: Path, copied: copies.Copy) -> Finding
     if kind == ARCHIVE:
         return archive.check(report, path)
     if kind == EDN:
-        return edn.check(report, path)
+        return export.check(report, path)
     return Findings([], ["its content: files of this kind are not known"])
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""An export in EDN: whether it is whole, as far as that can be seen without knowing what it should hold.
+"""A text in EDN: whether it is whole, as far as that can be seen without knowing what it should hold.
 
 Source of the syntax: https://github.com/edn-format/edn. What a Clojure printer leaves out it marks with ... (beyond
 *print-length*), with # (beyond *print-level*), and what it cannot print it writes as #object[...].
@@ -14,15 +14,16 @@ import codecs
 import mmap
 import re
 from pathlib import Path
-from typing import BinaryIO, Set
+from typing import BinaryIO, List, NamedTuple, Set
 
-from ...errors import CorruptError
-from ...processes import Report
-from ...stream.stages import CHUNK
-from .findings import Findings
+from ..errors import CorruptError
+from ..processes import Report
+from ..stream.stages import CHUNK
 
 _CLOSES = {b"(": b")", b"[": b"]", b"{": b"}"}
 _DEEPEST = 1 << 20
+# Records lie side by side in the whole text, in its outermost collection, or in one that is directly in that.
+_LEVELS_OF_RECORDS = 3
 _EVENTS_BETWEEN_SIGNS_OF_LIFE = 1 << 16
 # A word begins and ends at white space, which commas are, at a bracket or at a string.
 _AT_START = r'(?<![^\s,()\[\]{}"]%s)'
@@ -47,7 +48,16 @@ _EVENT = re.compile(
 _IN_STRING = re.compile(rb'\\|"')
 
 
-def check(report: Report, path: Path) -> Findings:
+class Counted(NamedTuple):
+    """How many collections lie side by side in one of the outer levels, where the most do: one for each record, as far
+    as records are collections. listed is how many are in the collection in the outermost one that comes last.
+    """
+
+    records: int
+    listed: int
+
+
+def scan(report: Report, path: Path) -> Counted:
     """Read all of it.
 
     Raises CorruptError when it is no EDN, ends early, or tells itself that something was left out.
@@ -55,15 +65,7 @@ def check(report: Report, path: Path) -> Findings:
     with open(path, "rb") as file:
         _check_text(report, file)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            _Scan(report, text).run()
-    return Findings(
-        [
-            "it is UTF-8",
-            "every parenthesis, bracket, brace and string in it is closed",
-            "nothing in it is marked as left out or unreadable",
-        ],
-        ["how many entities it should hold: an export without some of them looks the same"],
-    )
+            return _Scan(report, text).run()
 
 
 def _check_text(report: Report, file: BinaryIO) -> None:
@@ -91,20 +93,23 @@ class _Scan:
         self._text = text
         # The closers of the brackets that are open.
         self._open = bytearray()
-        self._collections = 0
+        # How many were closed so far in the collections that are open, and the most that there were in one.
+        self._closed: List[int] = [0] * _LEVELS_OF_RECORDS
+        self._most = 0
         self._words: Set[str] = set()
 
-    def run(self) -> None:
-        """Raise CorruptError for the first fault."""
+    def run(self) -> Counted:
+        """Raises CorruptError for the first fault."""
         position = 0
         while position < len(self._text):
             position = self._read_from(position)
         if self._open:
             raise CorruptError(f"it ends with {len(self._open)} open brackets")
-        if not self._collections:
+        if not self._closed[0]:
             raise CorruptError("it holds no collection, only white space, comments or single values")
         if "database" in self._words and "datoms" not in self._words:
             raise CorruptError("it is a printed database without its datoms")
+        return Counted(self._most, self._closed[-1])
 
     def _read_from(self, position: int) -> int:
         """Go on to a string of very many escapes, and return where it ends, or to the end."""
@@ -143,8 +148,13 @@ class _Scan:
         if len(self._open) == _DEEPEST:
             raise CorruptError(f"it is nested deeper than {_DEEPEST} levels at byte {start}")
         self._open += _CLOSES[opener]
+        if len(self._open) < _LEVELS_OF_RECORDS:
+            self._closed[len(self._open)] = 0
 
     def _leave(self, closer: bytes, start: int) -> None:
         if not self._open or self._open.pop() != closer[0]:
             raise CorruptError(f"its {closer.decode()} at byte {start} closes what is not open")
-        self._collections += not self._open
+        depth = len(self._open)
+        if depth < _LEVELS_OF_RECORDS:
+            self._closed[depth] += 1
+            self._most = max(self._most, self._closed[depth])

@@ -1,0 +1,150 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Way pull: the server prints in a thread of its own, compressed, and waits until each piece is fetched.
+
+So neither side has more than a few pieces in memory, and nothing has to be written there. The state is kept in *1 of
+our session alone. When nobody fetches for a while the thread ends by itself, as after our death; when all goes well, or
+fails, it is ended at once.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import re
+import zlib
+from typing import Callable, Union
+
+from ...errors import CorruptError, EvaluationError, SourceError
+from ...nrepl.client import Client
+from ...nrepl.deadline import Deadline
+from ...stream.stages import CHUNK
+from . import forms
+from .forms import fill
+from .told import Told, parse, strange
+
+# Seconds for which the thread waits for the next fetch.
+_PATIENCE = 60
+# Bytes and number of the pieces that wait there, and for how many milliseconds a fetch waits for one.
+_PIECE = 1 << 20
+_PIECES = 3
+_WAIT = 500
+# Seconds before the deadline in which the thread is told to end.
+_FAREWELL = 1.5
+
+_BEGIN = """
+(let [pieces (java.util.concurrent.ArrayBlockingQueue. <pieces>)
+      put (fn [piece]
+            (when-not (.offer pieces piece <patience> java.util.concurrent.TimeUnit/SECONDS)
+              (throw (InterruptedException. "nobody fetches the export"))))
+      digest (java.security.MessageDigest/getInstance "SHA-256")
+      deflater (java.util.zip.Deflater. 1)
+      collected (proxy [java.io.OutputStream] []
+                  (write [buffer start length]
+                    (put (java.util.Arrays/copyOfRange ^bytes buffer (int start) (int (+ start length))))))
+      work (bound-fn []
+             (try
+               (let [told (with-open [stream (-> collected
+                                                 (java.io.BufferedOutputStream. <piece>)
+                                                 (java.util.zip.DeflaterOutputStream. deflater 65536)
+                                                 (java.security.DigestOutputStream. digest))]
+                            <streamed>)]
+                 (put (str <sha256> " " told)))
+               (catch Throwable problem
+                 (.clear pieces)
+                 (.offer pieces problem))
+               (finally (.end deflater))))
+      thread (Thread. ^Runnable work "embedded.db_backup export")]
+  (set! *print-length* nil)
+  (set! *print-level* nil)
+  (.setDaemon thread true)
+  (.start thread)
+  (with-meta [] {:pieces pieces :thread thread}))"""
+
+# A vector as a text cannot carry the state on. With nothing in it there is no piece yet.
+_FETCH = """
+(let [state (meta *1)
+      piece (.poll ^java.util.concurrent.BlockingQueue (:pieces state)
+                   <wait> java.util.concurrent.TimeUnit/MILLISECONDS)]
+  (when (instance? Throwable piece) (throw piece))
+  (with-meta
+    (cond
+      (nil? piece) []
+      (string? piece) ["end" piece]
+      :else [(.encodeToString (java.util.Base64/getEncoder) ^bytes piece)])
+    state))"""
+
+_END = """
+(let [state (meta *1)]
+  (when state
+    (.interrupt ^Thread (:thread state))
+    (.clear ^java.util.concurrent.BlockingQueue (:pieces state)))
+  "")"""
+
+_FETCHED = re.compile(r'\[(?:"(?P<piece>[A-Za-z0-9+/=]+)"|"end" "(?P<end>[^"]*)")?\]', re.ASCII)
+
+
+def pull(client: Client, deadline: Deadline, streamed: str, write: Callable[[bytes], int]) -> Told:
+    """Hand what the form streams to write, some bytes at a time.
+
+    Raises SourceError with what the server says went wrong.
+    """
+    thread = _Thread(client, deadline)
+    try:
+        thread.begin(streamed)
+        inflater = zlib.decompressobj()
+        piece = thread.fetch()
+        while isinstance(piece, bytes):
+            while piece:
+                write(inflater.decompress(piece, CHUNK))
+                piece = inflater.unconsumed_tail
+            piece = thread.fetch()
+        if not inflater.eof:
+            raise CorruptError("its end is missing")
+    except (zlib.error, CorruptError) as error:
+        raise SourceError(f"what the server sends is not what it compressed: {error}") from error
+    finally:
+        thread.end()
+    return parse(piece)
+
+
+class _Thread:
+    """The one in the server, and whether it can be spoken to: after an error of the client it cannot."""
+
+    def __init__(self, client: Client, deadline: Deadline) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._can_ask = True
+
+    def begin(self, streamed: str) -> None:
+        """Start it."""
+        parts = {"pieces": str(_PIECES), "piece": str(_PIECE), "sha256": forms.JVM_SHA256, "streamed": streamed}
+        self._ask(fill(_BEGIN, patience=str(min(_PATIENCE, int(self._deadline.seconds))), **parts))
+
+    def fetch(self) -> Union[bytes, str]:
+        """The next piece, waited for, or the text at the end."""
+        while True:
+            if self._deadline.left() < _FAREWELL:
+                raise EvaluationError(f"the export was not finished within {self._deadline.seconds:g} seconds")
+            value = self._ask(fill(_FETCH, wait=str(_WAIT)))
+            found = _FETCHED.fullmatch(value)
+            if not found:
+                raise strange(value)
+            if found["end"] is not None:
+                return found["end"]
+            if found["piece"] is not None:
+                return binascii.a2b_base64(found["piece"])
+
+    def end(self) -> None:
+        """Have it end, if it has not."""
+        if self._can_ask:
+            with contextlib.suppress(SourceError):
+                self._ask(_END)
+
+    def _ask(self, code: str) -> str:
+        self._can_ask = False
+        answer = self._client.evaluate(code)
+        self._can_ask = True
+        return answer.only_value()
