@@ -56,12 +56,6 @@ def _command(place: str) -> Callable[[argparse.Namespace], Told]:
     return command
 
 
-def _evaluate(options: argparse.Namespace) -> Told:
-    from .commands import evaluation  # noqa: PLC0415 - nor what speaks with servers
-
-    return evaluation.evaluate(options)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dbbackup", description="Hot backups of embedded databases, proven restorable."
@@ -107,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     protect.add_argument("--reason", help="what for; shown by list")
     unprotect = add_for_job("unprotect", "retention.unprotect", "leave a backup to the policy again")
     unprotect.add_argument("--id", required=True)
-    _evaluate_options(add("nrepl-eval", _evaluate, "have an nREPL server evaluate code"))
+    _evaluate_options(add("nrepl-eval", "evaluation.evaluate", "have an nREPL server evaluate code"))
     return parser
 
 
@@ -153,6 +147,14 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     _timeout(parser)
     _dry_run(parser)
+    group = parser.add_argument_group("load an export back into a running application, not into files")
+    group.add_argument("--connection", metavar="NAME", help="the var with the connection, as my.app/conn")
+    group.add_argument(
+        "--import-function", metavar="NAME", help="instead, the function to call with the path of a file"
+    )
+    text = "for all of it, default: %(default)s"
+    group.add_argument("--load-timeout", type=int, metavar="SECONDS", default=3600, help=text)
+    _server_options(parser)
 
 
 def _adopt_options(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,10 @@ from .common import Told, repository_of, warning_lines
 
 def restore(options: argparse.Namespace) -> Told:
     """Restore a backup, or with dry_run tell what would be done."""
+    if options.connection is not None or options.import_function is not None:
+        from .loading import load  # noqa: PLC0415 - restores of files do not need its code
+
+        return load(options)
     request = restoring.Request(
         destination=options.dest,
         force=options.force,

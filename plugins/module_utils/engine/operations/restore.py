@@ -106,9 +106,7 @@ def restore(
     """
     backup = directory.backup(backup_id)
     with backup.in_use():
-        newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
-        told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
-        warnings = [f"backup {other} {told}" for other in newer]
+        warnings = passed_over(directory, backup_id, backup)
         with _standstill(backup, request) as application:
             work = _Restore.prepare(backup, request, progress, warnings, application)
             is_done = work.is_done()
@@ -117,6 +115,13 @@ def restore(
                 return work.result(work.give(predict), [], difference)
             work.refuse()
             return work.result(True, work.asides() if predict else work.run(), difference)
+
+
+def passed_over(directory: JobDirectory, backup_id: Optional[str], backup: PublishedBackup) -> List[str]:
+    """A sentence about each newer backup that is not the one to restore, unless this id was asked for."""
+    newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
+    told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
+    return [f"backup {other} {told}" for other in newer]
 
 
 @dataclasses.dataclass(frozen=True)
