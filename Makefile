@@ -13,7 +13,8 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 	@.venv/bin/python demo/demo.py
 
 setup-test:  ## the same with all that the tests need
-	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3 \
+		java=default-jre-headless clojure=clojure /usr/share/java/nrepl.jar=libnrepl-clojure npm=npm
 	@$(PYTHON) tools/setup.py requirements-test.txt
 
 test: setup-test  ## every stage of the tests, with a table at the end
@@ -33,6 +34,9 @@ pins: setup-test  ## record what the requirements bring along
 	@.venv-importer/bin/python -m pip freeze > constraints-importer.txt
 	@$(PYTHON) tools/setup.py requirements-chroma.txt .venv-chroma
 	@.venv-chroma/bin/python -m pip freeze > constraints-chroma.txt
+	@for name in basilisp datalevin; do $(PYTHON) tools/setup.py requirements-$$name.txt .venv-$$name && \
+		.venv-$$name/bin/python -m pip freeze > constraints-$$name.txt || exit 1; done
+	@npm install --prefix tests/fixtures/nrepl_servers --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:  ## remove all that the other commands made
 	rm -rf .venv .venv-* .ansible .cache .*_cache .hypothesis build

@@ -58,6 +58,7 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Tests against real databases and servers, live writers and real failures."""
     chroma_environment(session)
+    nrepl_environments(session)
     session.run("pytest", "tests/integration", *session.posargs)
 
 
@@ -127,6 +128,13 @@ def run_with_engine(session: nox.Session, *command: str) -> None:
 def chroma_environment(session: nox.Session) -> None:
     """Provide the virtual environment in which tests find a real Chroma server."""
     session.run("python", "tools/setup.py", "requirements-chroma.txt", ".venv-chroma")
+
+
+def nrepl_environments(session: nox.Session) -> None:
+    """Provide the folders in which tests find real nREPL servers."""
+    session.run("python", "tools/setup.py", "requirements-basilisp.txt", ".venv-basilisp")
+    session.run("python", "tools/setup.py", "requirements-datalevin.txt", ".venv-datalevin")
+    session.run("python", "tools/npm.py", "tests/fixtures/nrepl_servers", ".venv-nbb")
 
 
 def build_artifact(session: nox.Session, folder: str) -> str:

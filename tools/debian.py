@@ -1,6 +1,8 @@
 """Installs Debian packages where that is allowed; elsewhere says what a person has to install.
 
 usage: debian.py COMMAND=PACKAGE ...    installs each PACKAGE whose COMMAND is missing, and only warns when it cannot
+
+A COMMAND with a slash is the path of a file that the package brings.
 """
 
 from __future__ import annotations
@@ -45,9 +47,13 @@ def _root_prefix() -> list[str] | None:
     return None
 
 
+def is_there(command: str) -> bool:
+    return os.path.exists(command) if "/" in command else shutil.which(command) is not None
+
+
 def main(arguments: Sequence[str]) -> None:
     wanted = dict(argument.split("=", 1) for argument in arguments)
-    missing = [package for command, package in wanted.items() if not shutil.which(command)]
+    missing = [package for command, package in wanted.items() if not is_there(command)]
     if not missing:
         return
     print(f"installing {' '.join(missing)}", flush=True)

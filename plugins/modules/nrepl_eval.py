@@ -21,8 +21,9 @@ options:
     description:
       - The form, as it would be typed at a prompt. Of several forms one that fails does not stop the next, so several
         are a failure; write C((do ...)).
-      - It may hold secrets and is never logged or shown. Ansible hides it in the results too, where they contain the
-        whole of it, as the value of a form that is its own value does.
+      - It may hold secrets, so it is neither logged on the target nor shown in the invocation. Ansible hides it in the
+        results too, where they contain the whole of it. Code of less than 8 characters is shown, as results would be
+        garbled without it.
     type: str
     required: true
   ns:
@@ -115,6 +116,8 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.evaluate import Request, evaluate
 
+_SHORTEST_SECRET = 8
+
 
 def main() -> None:
     module = AnsibleModule(
@@ -126,6 +129,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+
+    if len(module.params["code"]) < _SHORTEST_SECRET:
+        # It would be hidden everywhere in the results, digit by digit.
+        module.no_log_values.discard(module.params["code"])
 
     def work() -> Dict[str, Any]:
         params = module.params

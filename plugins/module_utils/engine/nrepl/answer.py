@@ -49,7 +49,7 @@ class Answer:
             said = _end_of(self.err) or _end_of(self.ex or "") or _end_of(self.root_ex or "")
             return f"the evaluation failed{named}: {said or 'the server does not say why'}"
         if not self.values:
-            return "the code gave no value; it may be empty or a comment"
+            return "the code gave no value; it may be a comment, or was stopped"
         if self.values > 1:
             return f"the code gave {self.values} values; send one form, as in (do ...), so that it fails as a whole"
         return None

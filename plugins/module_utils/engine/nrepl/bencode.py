@@ -12,8 +12,6 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Optional, Union
 
-from ..errors import in_one_line
-
 # Texts are bytes here: only who reads a field knows whether they have to be UTF-8. Any stands for a Value.
 Value = Union[int, bytes, List[Any], Dict[bytes, Any]]
 
@@ -44,8 +42,8 @@ def encode(value: Any) -> bytes:
         return b"i%de" % value
     if isinstance(value, list):
         return b"l%be" % b"".join(map(encode, value))
-    entries = sorted((encode(key), encode(entry)) for key, entry in value.items())
-    return b"d%be" % b"".join(key + entry for key, entry in entries)
+    entries = sorted((key.encode() if isinstance(key, str) else key, encode(entry)) for key, entry in value.items())
+    return b"d%be" % b"".join(encode(key) + entry for key, entry in entries)
 
 
 class Decoder:
@@ -188,9 +186,9 @@ _Container = Union[_List, _Dictionary]
 
 def _checked(number: bytearray, pattern: re.Pattern[bytes]) -> bytes:
     if not pattern.fullmatch(number):
-        raise ProtocolError(f"{in_one_line(number.decode())!r} is no number")
+        raise ProtocolError(f"{number.decode()!r} is no number")
     return bytes(number)
 
 
 def _shown(data: bytes, position: int) -> str:
-    return repr(in_one_line(data[position : position + _SHOWN].decode("latin-1")))
+    return repr(data[position : position + _SHOWN])[1:]

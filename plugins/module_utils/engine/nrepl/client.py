@@ -53,7 +53,8 @@ class Client:
         self._session: Optional[str] = None
         # The request that the server has not ended yet.
         self._running: Optional[str] = None
-        self._is_garbled = False
+        # What was sent is cut off, or what comes cannot be understood.
+        self._is_broken = False
 
     def __enter__(self) -> Client:
         self._address = self._address.located()
@@ -109,7 +110,9 @@ class Client:
     def _send(self, request: Dict[str, str], deadline: Deadline) -> str:
         self._requests += 1
         identity = str(self._requests)
+        self._is_broken = True
         self._connection.send(encode({**request, "id": identity}), deadline)
+        self._is_broken = False
         return identity
 
     def _answers(self, identity: str, deadline: Deadline) -> Iterator[Message]:
@@ -147,11 +150,13 @@ class Client:
         except OutOfTime:
             raise self._error(what, f"the {self._deadline.seconds:g} seconds for it are over") from None
         except EOFError:
+            self._is_broken = True
             raise self._error(what, "the server closed the connection") from None
         except ProtocolError as error:
-            self._is_garbled = True
+            self._is_broken = True
             raise self._error(what, f"what the server sends is not nREPL: {error}") from error
         except OSError as error:
+            self._is_broken = True
             raise self._error(what, error.strerror or sentence(error)) from error
 
     def _error(self, what: str, problem: str) -> SourceError:
@@ -170,22 +175,22 @@ class Client:
                 self._connection.close()
 
     def _say_farewell(self, deadline: Deadline) -> None:
-        if self._session is None and self._is_garbled:
-            return
+        if self._is_broken:
+            if self._session is None:
+                return
+            # Sessions can be closed from any connection, and another word on this one could be taken for code.
+            self._connection.close()
+            self._connection = Connection(self._address, deadline)
+            self._decoder = Decoder()
+            self._received.clear()
         if self._session is None:
             # It was asked for first of all, and may be there without our knowing.
             self._session = self._take_session(deadline, "1")
         if self._running is not None:
             self._send({"op": "interrupt", "session": self._session, "interrupt-id": self._running}, deadline)
         identity = self._send({"op": "close", "session": self._session}, deadline)
-        if self._is_garbled:
-            # What comes cannot be understood. Were it left unread, the server might lose our last words with it.
-            self._connection.send_no_more()
-            while self._connection.receive(deadline):
-                pass
-        else:
-            for _answer in self._answers(identity, deadline):
-                pass
+        for _answer in self._answers(identity, deadline):
+            pass
 
 
 def check_text(name: str, text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from typing import Any, Iterator, List, Tuple, Union
+from typing import Any, Callable, Iterator, List, Tuple, Union
 
 from .address import DEFAULT_HOST, Address
 from .deadline import Deadline, OutOfTime
@@ -29,8 +29,9 @@ class Connection:
         if address.socket is not None:
             self._socket = _connected(socket.AF_UNIX, address.socket, deadline.left())
             return
+        wrap = _tls(address.tls_keys, deadline) if address.tls_keys is not None else None
         plain = _connected_to_host(address.host or DEFAULT_HOST, int(address.port or 0), deadline)
-        self._socket = _secured(plain, address.tls_keys, deadline) if address.tls_keys is not None else plain
+        self._socket = wrap(plain) if wrap else plain
 
     def send(self, data: bytes, deadline: Deadline) -> None:
         """Send all of it."""
@@ -43,10 +44,6 @@ class Connection:
         """What has arrived, at least a byte; nothing at the end of the stream."""
         with _in_time(self._socket, deadline):
             return self._socket.recv(_PIECE)
-
-    def send_no_more(self) -> None:
-        """Tell the server that nothing follows; it can still be received from."""
-        self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """End the connection."""
@@ -108,18 +105,25 @@ def _look_up(host: str, port: int, deadline: Deadline) -> List[_Found]:
     return answers[0]
 
 
-def _secured(plain: socket.socket, keys: str, deadline: Deadline) -> socket.socket:
+def _tls(keys: str, deadline: Deadline) -> Callable[[socket.socket], socket.socket]:
+    """What makes a connection a secure one. The keys are read here: where they are wrong, nobody is connected to."""
+    import ssl  # noqa: PLC0415 - loaded when needed
+
     from .tls import client_context  # noqa: PLC0415 - loaded when needed
 
-    try:
-        secure = client_context(keys).wrap_socket(plain, do_handshake_on_connect=False)
-    except BaseException:
-        plain.close()
-        raise
-    try:
-        with _in_time(secure, deadline):
-            secure.do_handshake()
-    except BaseException:
-        secure.close()
-        raise
-    return secure
+    context = client_context(keys)
+
+    def wrap(plain: socket.socket) -> socket.socket:
+        with contextlib.ExitStack() as undoing:
+            undoing.callback(plain.close)
+            secure = context.wrap_socket(plain, do_handshake_on_connect=False)
+            undoing.callback(secure.close)
+            try:
+                with _in_time(secure, deadline):
+                    secure.do_handshake()
+            except ssl.SSLCertVerificationError as error:
+                raise OSError(f"the authority in {keys} does not vouch for it: {error.verify_message}") from error
+            undoing.pop_all()
+            return secure
+
+    return wrap
