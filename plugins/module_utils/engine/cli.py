@@ -155,6 +155,10 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     text = "for all of it, default: %(default)s"
     group.add_argument("--load-timeout", type=int, metavar="SECONDS", default=3600, help=text)
     _server_options(parser)
+    group = parser.add_argument_group("restore an export from a table beside the repository")
+    group.add_argument("--from-sqlite", metavar="FILE")
+    group.add_argument("--from-postgresql", metavar="CONNECTION", help="without a password, as service=name")
+    group.add_argument("--table", metavar="NAME", default="db_backup", help="default: %(default)s")
 
 
 def _adopt_options(parser: argparse.ArgumentParser) -> None:

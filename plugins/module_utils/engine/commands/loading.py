@@ -11,7 +11,7 @@ import argparse
 from ..errors import UsageError
 from ..operations import load as loading
 from ..terminal import ProgressBar
-from .common import Told, repository_of, warning_lines
+from .common import Told, job_with_backup, warning_lines
 from .evaluation import address_of
 
 _FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
@@ -30,10 +30,8 @@ def load(options: argparse.Namespace) -> Told:
         timeout=options.load_timeout,
         silence=options.timeout,
     )
-    with ProgressBar("verifying", options.quiet) as progress:
-        result = loading.load(
-            repository_of(options).job(options.job), options.id, request, predict=options.dry_run, progress=progress
-        )
+    with ProgressBar("verifying", options.quiet) as progress, job_with_backup(options) as job:
+        result = loading.load(job, options.id, request, predict=options.dry_run, progress=progress)
     return Told(result.to_json(), _text(result, options))
 
 

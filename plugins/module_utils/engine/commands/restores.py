@@ -11,7 +11,7 @@ import argparse
 from ..containers.container import Address
 from ..operations import restore as restoring
 from ..terminal import ProgressBar
-from .common import Told, repository_of, warning_lines
+from .common import Told, job_with_backup, warning_lines
 
 
 def restore(options: argparse.Namespace) -> Told:
@@ -30,10 +30,8 @@ def restore(options: argparse.Namespace) -> Told:
         container=Address(options.container, options.docker_host) if options.container else None,
         heartbeat=options.heartbeat,
     )
-    with ProgressBar("restoring", options.quiet) as progress:
-        result = restoring.restore(
-            repository_of(options).job(options.job), options.id, request, predict=options.dry_run, progress=progress
-        )
+    with ProgressBar("restoring", options.quiet) as progress, job_with_backup(options) as job:
+        result = restoring.restore(job, options.id, request, predict=options.dry_run, progress=progress)
     return Told(result.to_json(), _restore_text(result, options))
 
 

@@ -208,7 +208,7 @@ class Arrival:
         later = fill(self._dialect.later, milliseconds=str(self._milliseconds), forgotten=forgotten)
         return fill(_BEGUN, token=self._token, gathering=self._dialect.gathering, later=later)
 
-    def _send(self, client: Client, data: bytes, sent: int) -> int:
+    def _send(self, client: Client, data: bytearray, sent: int) -> int:
         starts = range(0, len(data), _PIECE)
         pieces = " ".join(f'"{base64.b64encode(data[start : start + _PIECE]).decode()}"' for start in starts)
         taken = fill(self._dialect.taken, pieces=pieces)

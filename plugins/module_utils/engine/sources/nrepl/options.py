@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from ...errors import UsageError
 from ...nrepl.address import Address
 from ...nrepl.client import check_text
 from ...processes import check_timeout
+from ...stores.table import Store
 from . import quoting
 from .presets import PRESETS
 
@@ -29,7 +30,7 @@ class NreplOptions:
     """Options of an nrepl job beside those of all jobs: where the server is, what it exports, and how that comes here.
 
     One of function, expression, and database with connection. directory is where the server writes the file of way
-    file. timeout, in seconds, is for the whole export.
+    file. timeout, in seconds, is for the whole export. also_to are tables that get each export as a row too.
     """
 
     host: Optional[str] = None
@@ -46,11 +47,14 @@ class NreplOptions:
     directory: Optional[str] = None
     min_records: int = 1
     timeout: int = 3600
+    also_to: List[Store] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         """Raise UsageError for options that make no sense."""
         self.address.check()
         check_timeout(self.timeout)
+        for store in self.also_to:
+            store.check()
         self._check_subject()
         for name, known in (("content", CONTENTS), ("way", WAYS)):
             if getattr(self, name) not in known:
