@@ -45,10 +45,12 @@ _FORGOTTEN = """
     (intern 'embedded.db-backup 'arrival nil))
   "forgotten")"""
 
+# And nbb takes the parts of a do that is not in another form for forms of their own.
 _BEGUN = """
-(do (intern (create-ns 'embedded.db-backup) 'arrival {:token "<token>" :gathered <gathering>})
-    <later>
-    "begun")"""
+(let []
+  (intern (create-ns 'embedded.db-backup) 'arrival {:token "<token>" :gathered <gathering>})
+  <later>
+  "begun")"""
 
 _JVM_LATER = """
 (doto (Thread. (fn [] (Thread/sleep <milliseconds>) <forgotten>) "embedded.db_backup load")

@@ -53,7 +53,9 @@ _LOADED = """
   (when-not (and (map? sent)
                  (= [1 <kind> :snapshot] (map sent [:embedded.db_backup/export :database :content]))
                  (= <count> (:count sent) (count records))
-                 (= <basis> (:max-tx sent)))
+                 (= <basis> (:max-tx sent))
+                 (every? (fn [record] (and (= 4 (count record)) (pos-int? (first record)) (pos-int? (peek record))))
+                         records))
     (throw (ex-info "the text is no whole snapshot of such a database" {})))
   <loaded>)"""
 
@@ -68,6 +70,11 @@ _DATASCRIPT = """
   (when-not (or <force> (zero? many))
     (throw (ex-info (str "the database holds " many " datoms") {})))
   (compare-all records (map (juxt :e :a :v :tx) (<datoms> database :eavt)))
+  (reduce (fn [one other]
+            (when (= [(:e one) (:a one) (:v one)] [(:e other) (:a other) (:v other)])
+              (throw (ex-info (str "entity " (:e one) " has a datom twice") {})))
+            other)
+          nil (<datoms> database :eavt))
   (when-not (= (:schema sent) (:schema database))
     (throw (ex-info "the schema is not as it was exported" {})))
   (when-not (<exchange> connection before database)
