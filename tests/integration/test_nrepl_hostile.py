@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted, NoConnectionError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.interrupts import end_work_on_signals
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.bencode import encode
@@ -403,6 +404,35 @@ def test_half_of_the_code_is_never_made_whole_by_other_words() -> None:
     assert len(rest[0]) < 8_000_000
     assert b"close" not in rest[0]
     assert [request["op"] for request in conversations[1].heard] == ["interrupt", "close"]
+
+
+def test_names_that_are_looked_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def look_up(*_arguments: Any, **_options: Any) -> None:
+        is_over.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    begin = time.monotonic()
+    with pytest.raises(NoConnectionError, match=r"the 0\.5 seconds for it are over"):
+        Client(Address(host="slow.example.com", port=1), Deadline(0.5)).__enter__()
+    assert time.monotonic() - begin < 30
+    is_over.set()
+
+
+def test_every_address_of_a_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(_host: str, port: int, **_options: Any) -> list[tuple[Any, ...]]:
+        # Nobody listens at the first, and at the second nobody can.
+        return [(socket.AF_INET, 0, 0, "", (host, port)) for host in ("127.0.0.2", "255.255.255.255", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with fake_server(answers(VALUE, DONE)) as (port, _conversations):
+        with Client(Address(host="app.example.com", port=port), Deadline(PATIENCE)) as client:
+            assert client.evaluate(CODE).only_value() == "42"
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: [])
+        with pytest.raises(NoConnectionError, match=r"the host app\.example\.com has no address"):
+            Client(Address(host="app.example.com", port=port), Deadline(PATIENCE)).__enter__()
 
 
 def test_a_port_that_nobody_answers_on() -> None:
