@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -46,6 +47,8 @@ port, seconds, code = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 before, begin, told = peak(), time.monotonic(), {}
 try:
     with Client(Address(port=port), Deadline(seconds)) as client:
+        if code == "describe":
+            told["value"] = sorted(client.describe().operations)
         told["value"] = client.evaluate(code * int(sys.argv[4])).only_value()
 except BackupError as error:
     told["error"], told["kind"] = str(error), type(error).__name__
@@ -53,11 +56,11 @@ print(json.dumps({**told, "seconds": time.monotonic() - begin, "memory": peak() 
 """
 
 
-def outcome(play: Play, seconds: float, repeat: int = 1) -> tuple[dict[str, Any], list[Conversation]]:
+def outcome(play: Play, seconds: float, code: str = CODE, repeat: int = 1) -> tuple[dict[str, Any], list[Conversation]]:
     """How a client of its own process fares with this server."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / ".ansible/collections")}
     with fake_server(play) as (port, conversations):
-        command = [sys.executable, "-c", CLIENT, str(port), str(seconds), CODE, str(repeat)]
+        command = [sys.executable, "-c", CLIENT, str(port), str(seconds), code, str(repeat)]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run
     told: dict[str, Any] = json.loads(run.stdout)
@@ -292,6 +295,33 @@ def test_an_answer_that_does_not_count(name: str) -> None:
 def test_done_twice_is_done() -> None:
     told, _conversations = outcome(answers(VALUE, DONE, DONE, DONE), PATIENCE)
     assert told["value"] == "42"
+
+
+def test_a_piece_of_a_value_that_looks_like_tls() -> None:
+    def play(conversation: Conversation) -> None:
+        conversation.give_session()
+        data = encode({"id": "2", "value": "a\x15\x03b", **DONE})
+        cut = data.index(b"\x15")
+        conversation.send(data[:cut])
+        time.sleep(0.3)
+        conversation.send(data[cut:])
+        conversation.hang()
+
+    assert outcome(play, PATIENCE)[0]["value"] == "a\x15\x03b"
+
+
+@pytest.mark.parametrize("field", ["ops", "versions"])
+def test_descriptions_for_ever(field: str) -> None:
+    def play(conversation: Conversation) -> None:
+        conversation.give_session()
+        for number in itertools.count():
+            names = (f"{number}-{at}" for at in range(4000))
+            entries = {name: {"version-string": "1" * 100} if field == "versions" else {} for name in names}
+            conversation.tell(**{field: entries})
+
+    told, _conversations = outcome(play, 5, code="describe")
+    assert told["error"].startswith("the description at 127.0.0.1:")
+    assert "the 5 seconds for it are over" in told["error"]
 
 
 def test_output_without_an_end_does_not_hide_a_value() -> None:
