@@ -316,6 +316,27 @@ class Ansible:
         return result
 
 
+def keys_told(returned: dict[str, Any], when: set[str | None]) -> dict[str, Any]:
+    """The keys that a RETURN documentation names for these cases, and those within them."""
+    return {
+        key: keys_told(value.get("contains") or {}, when)
+        for key, value in returned.items()
+        if value.get("returned") in when
+    }
+
+
+def assert_told(told: dict[str, Any], found: Any, place: str) -> None:
+    """Every documented key is in the result, and every key of the result is documented where any beside it is."""
+    if isinstance(found, list):
+        for entry in found:
+            assert_told(told, entry, place)
+    elif told and found is not None:
+        assert told.keys() - found.keys() == set(), f"of {place} these are documented and not returned"
+        assert found.keys() - told.keys() == set(), f"of {place} these are returned and not documented"
+        for key, inner in told.items():
+            assert_told(inner, found[key], f"{place}.{key}")
+
+
 @dataclass
 class FaultAt:
     """Stands in for functions of os and acts at the call whose turn it is; counts all calls."""

@@ -86,12 +86,12 @@ value:
   type: str
   sample: "42"
 out:
-  description: What the code printed, at most 1,048,576 characters of it.
+  description: What the code printed, at most 1 MiB of it.
   returned: success, and failure once the server has answered
   type: str
   sample: ""
 err:
-  description: What the code printed to C(*err*), and the messages of errors, at most 1,048,576 characters of it.
+  description: What the code printed to C(*err*), and the messages of errors, at most 1 MiB of it.
   returned: success, and failure once the server has answered
   type: str
   sample: ""

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command
 
@@ -58,3 +59,57 @@ def memory_of_module() -> Iterator[Path]:
     """A directory in memory for all tests of a module."""
     with directory_in_memory() as directory:
         yield directory
+
+
+@contextmanager
+def running(
+    factory: pytest.TempPathFactory, start: Callable[..., AbstractContextManager[nrepl_servers.Server]], **options: bool
+) -> Iterator[nrepl_servers.Server]:
+    """An nREPL server in a directory of its own; the test is skipped where it is missing."""
+    try:
+        with start(factory.mktemp(start.__name__), **options) as server:
+            yield server
+    except nrepl_servers.MissingError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_servers.Server]:
+    """Clojure on a JVM, for all tests that do not harm it."""
+    with running(tmp_path_factory, nrepl_servers.jvm) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def jvm_on_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_servers.Server]:
+    """The same on a unix socket."""
+    with running(tmp_path_factory, nrepl_servers.jvm, unix_socket=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nbb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_servers.Server]:
+    """ClojureScript on Node.js."""
+    with running(tmp_path_factory, nrepl_servers.nbb) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def datascript(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_servers.Server]:
+    """DataScript on Node.js."""
+    with running(tmp_path_factory, nrepl_servers.nbb_logseq) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def basilisp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_servers.Server]:
+    """Clojure on Python."""
+    with running(tmp_path_factory, nrepl_servers.basilisp) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def datalevin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_servers.Server]:
+    """Datalevin in a JVM."""
+    with running(tmp_path_factory, nrepl_servers.datalevin) as server:
+        yield server

@@ -18,9 +18,11 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.reposito
 from ansible_collections.embedded.db_backup.tests.tools import (
     CHECKOUT,
     Ansible,
+    assert_told,
     bytes_of,
     content_of,
     counts_of,
+    keys_told,
     make_environment,
     snapshot,
 )
@@ -311,27 +313,6 @@ class TestInfo:
         assert ansible.module("backup_info", repository=str(repository)) == {"changed": False, "jobs": []}
         assert ansible.failure("backup_info", repository=str(repository), name="kg")["exit_code"] == 10
         assert not repository.exists()
-
-
-def keys_told(returned: dict[str, Any], when: set[str | None]) -> dict[str, Any]:
-    """The keys that a RETURN documentation names for these cases, and those within them."""
-    return {
-        key: keys_told(value.get("contains") or {}, when)
-        for key, value in returned.items()
-        if value.get("returned") in when
-    }
-
-
-def assert_told(told: dict[str, Any], found: Any, place: str) -> None:
-    """Every documented key is in the result, and every key of the result is documented where any beside it is."""
-    if isinstance(found, list):
-        for entry in found:
-            assert_told(told, entry, place)
-    elif told and found is not None:
-        assert told.keys() - found.keys() == set(), f"of {place} these are documented and not returned"
-        assert found.keys() - told.keys() == set(), f"of {place} these are returned and not documented"
-        for key, inner in told.items():
-            assert_told(inner, found[key], f"{place}.{key}")
 
 
 def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], tmp_path: Path) -> None:

@@ -21,8 +21,16 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
-from ansible_collections.embedded.db_backup.tests.nrepl_jvm import PATIENCE, Jvm, jvm
-from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, Done, eventually
+from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
+from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import PATIENCE, Server
+from ansible_collections.embedded.db_backup.tests.tools import (
+    Ansible,
+    Command,
+    Done,
+    assert_told,
+    eventually,
+    keys_told,
+)
 
 COLLECTION = "embedded.db_backup"
 ONCE_ANSWERED = "success, and failure once the server has answered"
@@ -31,11 +39,10 @@ DIVIDE = "Execution error (ArithmeticException)"
 FAREWELL = 2 + 10
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jvm]:
+@pytest.fixture
+def server(jvm: Server) -> Server:
     """A server that no test harms."""
-    with jvm(tmp_path_factory.mktemp("jvm")) as started:
-        yield started
+    return jvm
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +51,14 @@ def no_session_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if "server" not in request.fixturenames:
         yield
         return
-    server: Jvm = request.getfixturevalue("server")
+    server: Server = request.getfixturevalue("server")
     before = server.sessions()
     yield
-    assert server.sessions() == before
+    # A busy server may close one a moment after the client has left.
+    eventually(lambda: server.sessions() == before, "the sessions from before")
 
 
-def problem_of(server: Jvm, code: str, seconds: float = PATIENCE, ns: str | None = None) -> str:
+def problem_of(server: Server, code: str, seconds: float = PATIENCE, ns: str | None = None) -> str:
     """Why the code is no success."""
     with pytest.raises(EvaluationError) as told, Client(server.address, Deadline(seconds)) as client:
         client.evaluate(code, ns).only_value()
@@ -59,14 +67,14 @@ def problem_of(server: Jvm, code: str, seconds: float = PATIENCE, ns: str | None
 
 
 class TestClient:
-    def test_a_server_tells_what_it_is(self, server: Jvm) -> None:
+    def test_a_server_tells_what_it_is(self, server: Server) -> None:
         with Client(server.address, Deadline(PATIENCE)) as client:
             told = client.describe()
         assert told.versions.keys() >= {"clojure", "java", "nrepl"}
         assert told.versions["clojure"].startswith("1.")
         assert told.operations >= {"clone", "close", "eval", "interrupt", "ls-sessions"}
 
-    def test_text_of_every_plane_comes_back(self, server: Jvm) -> None:
+    def test_text_of_every_plane_comes_back(self, server: Server) -> None:
         text = 'quote " backslash \\ \U0001f600 \u00fc \u9898 \u202e \0 \x1b \uffff \U0010ffff \n\t\r'
         code = '(do (print "ä") (binding [*out* *err*] (print "ö")) (apply str (map char ['
         code += " ".join(str(int.from_bytes(unit, "little")) for unit in units(text)) + "])))"
@@ -77,7 +85,7 @@ class TestClient:
         # Clojure escapes a few characters only, all as JSON does.
         assert json.loads(answer.only_value(), strict=False) == text
 
-    def test_several_forms_and_states_of_one_client(self, server: Jvm) -> None:
+    def test_several_forms_and_states_of_one_client(self, server: Server) -> None:
         with Client(server.address, Deadline(PATIENCE)) as client:
             client.evaluate("(set! *print-length* 2)").only_value()
             assert client.evaluate("(range 5)").only_value() == "(0 1 ...)"
@@ -88,7 +96,7 @@ class TestClient:
         # Another session knows nothing of that.
         assert server.evaluate("(range 5)") == "(0 1 2 3 4)"
 
-    def test_values_up_to_a_bound(self, server: Jvm) -> None:
+    def test_values_up_to_a_bound(self, server: Server) -> None:
         code = '(apply str (repeat 2000000 "\U0001f600"))'
         with Client(server.address, Deadline(PATIENCE), longest_value=9_000_000) as client:
             assert client.evaluate(code).only_value() == '"' + "\U0001f600" * 2_000_000 + '"'
@@ -109,13 +117,13 @@ class TestClient:
             ("(.stop (Thread/currentThread))", "the code gave no value"),
         ],
     )
-    def test_code_that_fails(self, server: Jvm, code: str, words: str) -> None:
+    def test_code_that_fails(self, server: Server, code: str, words: str) -> None:
         assert words in problem_of(server, code)
 
-    def test_a_namespace_that_is_not_there(self, server: Jvm) -> None:
+    def test_a_namespace_that_is_not_there(self, server: Server) -> None:
         assert "namespace-not-found" in problem_of(server, "1", ns="no.such.namespace")
 
-    def test_a_time_out_interrupts(self, server: Jvm) -> None:
+    def test_a_time_out_interrupts(self, server: Server) -> None:
         server.evaluate("(def counter (atom 0))")
         begin = time.monotonic()
         problem = problem_of(server, "(while true (swap! counter inc) (Thread/sleep 5))", 1)
@@ -130,23 +138,21 @@ class TestClient:
         eventually(stands_still, "an interrupted evaluation")
         assert int(server.evaluate("@counter")) > 0
 
-    def test_the_deadline_is_one_for_all(self, server: Jvm) -> None:
+    def test_the_deadline_is_one_for_all(self, server: Server) -> None:
         begin = time.monotonic()
         with Client(server.address, Deadline(2)) as client, pytest.raises(EvaluationError):
             all(client.evaluate("(Thread/sleep 300)").values for _number in range(100))
         assert time.monotonic() - begin < 2 + FAREWELL
 
-    def test_over_a_unix_socket(self, tmp_path: Path) -> None:
-        with jvm(tmp_path, unix_socket=True) as started:
-            assert started.evaluate("(+ 1 2)") == "3"
-            assert "Divide by zero" in problem_of(started, "(/ 1 0)")
-            assert started.sessions() == set()
-            # Such a server leaves a file without a port.
-            (tmp_path / ".nrepl-port").touch()
-            with pytest.raises(NoConnectionError, match="is empty, as for a server on a socket"):
-                Client(Address(port_file=str(tmp_path / ".nrepl-port")), Deadline(5)).__enter__()
-        with pytest.raises(NoConnectionError, match="Connection refused"):
-            started.evaluate("1")
+    def test_over_a_unix_socket(self, jvm_on_socket: Server, tmp_path: Path) -> None:
+        assert jvm_on_socket.evaluate("(+ 1 2)") == "3"
+        assert "Divide by zero" in problem_of(jvm_on_socket, "(/ 1 0)")
+        eventually(lambda: jvm_on_socket.sessions() == set(), "no session")
+        # Such a server leaves a file without a port.
+        (tmp_path / ".nrepl-port").touch()
+        address = Address(port_file=str(tmp_path / ".nrepl-port"))
+        with pytest.raises(NoConnectionError, match="is empty, as for a server on a socket"):
+            Client(address, Deadline(5)).__enter__()
 
 
 def units(text: str) -> list[bytes]:
@@ -165,22 +171,23 @@ def units(text: str) -> list[bytes]:
     ids=["SIGKILL", "SIGSTOP", "System/exit"],
 )
 def test_a_server_that_is_lost_in_the_middle(
-    tmp_path: Path, harm: Callable[[Jvm], None] | None, words: tuple[str, ...]
+    jvm: Server, tmp_path: Path, harm: Callable[[Server], None] | None, words: tuple[str, ...]
 ) -> None:
-    with jvm(tmp_path) as server:
+    assert jvm.answers(), "what is harmed is another one"
+    with nrepl_servers.jvm(tmp_path) as server:
         begun = tmp_path / "begun"
         end = "(Thread/sleep 600000)" if harm else "(System/exit 0)"
         code = f'(do (println "begins") (spit "{begun}" "1") {end})'
         begin = time.monotonic()
         command = Command(tmp_path / "repository", tmp_path / "jobs.d")
-        arguments = command.arguments("nrepl-eval", code, "--port", str(server.port), "--timeout", "4")
+        arguments = command.arguments("nrepl-eval", code, "--port", str(server.address.port), "--timeout", "4")
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
             eventually(begun.exists, "an evaluation that has begun")
             if harm:
                 harm(server)
             stdout, stderr = client.communicate(timeout=60)
         seconds = time.monotonic() - begin
-        port_file = server.directory / ".nrepl-port"
+        port_file = server.log.parent / ".nrepl-port"
         known = port_file.read_text() if harm else ""
         server.signal(signal.SIGKILL)
         server.process.wait(PATIENCE)
@@ -199,12 +206,12 @@ def test_a_server_that_is_lost_in_the_middle(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_client_leaves_nothing(server: Jvm, dbbackup: Command, tmp_path: Path, number: int) -> None:
+def test_an_interrupted_client_leaves_nothing(server: Server, dbbackup: Command, tmp_path: Path, number: int) -> None:
     server.evaluate("(def ended (atom nil))")
     begun = tmp_path / "begun"
     wait = '(try (Thread/sleep 600000) (catch InterruptedException e (reset! ended "interrupted")))'
     code = f'(do (spit "{begun}" "1") {wait})'
-    arguments = dbbackup.arguments("nrepl-eval", code, "--port", str(server.port))
+    arguments = dbbackup.arguments("nrepl-eval", code, "--port", str(server.address.port))
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
         eventually(begun.exists, "an evaluation that has begun")
         client.send_signal(number)
@@ -216,9 +223,9 @@ def test_an_interrupted_client_leaves_nothing(server: Jvm, dbbackup: Command, tm
 
 class TestCommand:
     @pytest.fixture
-    def evaluate(self, server: Jvm, dbbackup: Command) -> Callable[..., Done]:
+    def evaluate(self, server: Server, dbbackup: Command) -> Callable[..., Done]:
         def run(*arguments: str, **options: Any) -> Done:
-            return dbbackup("nrepl-eval", *arguments, "--port", str(server.port), **options)
+            return dbbackup("nrepl-eval", *arguments, "--port", str(server.address.port), **options)
 
         return run
 
@@ -260,11 +267,11 @@ class TestCommand:
         done = evaluate("(/ 1 0)")
         assert done.stdout == ""
 
-    def test_a_terminal_obeys_nothing(self, server: Jvm, dbbackup: Command) -> None:
+    def test_a_terminal_obeys_nothing(self, server: Server, dbbackup: Command) -> None:
         ours, theirs = pty.openpty()
         code = '(do (println "a\\u001b]0;b\\u0007\\tc") "\\u001b[2J")'
         run = subprocess.run(
-            dbbackup.arguments("nrepl-eval", code, "--port", str(server.port)), stdout=theirs, check=False
+            dbbackup.arguments("nrepl-eval", code, "--port", str(server.address.port)), stdout=theirs, check=False
         )
         os.close(theirs)
         shown = os.read(ours, 1 << 16).decode()
@@ -272,8 +279,8 @@ class TestCommand:
         assert run.returncode == 0
         assert shown == 'a\\x1b]0;b\\x07 c\r\n"\\x1b[2J"\r\n'
 
-    def test_the_port_of_the_working_directory(self, server: Jvm, dbbackup: Command, tmp_path: Path) -> None:
-        assert dbbackup("nrepl-eval", "(+ 1 2)", cwd=server.directory).stdout == "3\n"
+    def test_the_port_of_the_working_directory(self, server: Server, dbbackup: Command, tmp_path: Path) -> None:
+        assert dbbackup("nrepl-eval", "(+ 1 2)", cwd=server.log.parent).stdout == "3\n"
         problem = dbbackup.fails(2, "nrepl-eval", "(+ 1 2)", cwd=tmp_path)
         assert problem == "no port of an nREPL server is known: .nrepl-port: No such file or directory"
 
@@ -315,25 +322,25 @@ class TestCommand:
 class TestModule:
     SECRET = '(str "the secret " "of " (* 2 21))'
 
-    def test_short_name_with_simple_arguments(self, ansible: Ansible, server: Jvm) -> None:
-        arguments = f"port={server.port} code='(+ 1 41)'"
+    def test_short_name_with_simple_arguments(self, ansible: Ansible, server: Server) -> None:
+        arguments = f"port={server.address.port} code='(+ 1 41)'"
         done = ansible.run("ansible", "localhost", "-m", "nrepl_eval", "-a", arguments)
         result = done.json["plays"][0]["tasks"][0]["hosts"]["localhost"]
         assert (result["changed"], result["value"]) == (True, "42")
 
-    def test_what_it_returns(self, ansible: Ansible, server: Jvm) -> None:
+    def test_what_it_returns(self, ansible: Ansible, server: Server) -> None:
         code = '(do (println "out") (binding [*out* *err*] (println "err")) [1 "\u00fc"])'
-        port_file = str(server.directory / ".nrepl-port")
+        port_file = str(server.log.parent / ".nrepl-port")
         result = ansible.module(f"{COLLECTION}.nrepl_eval", "--diff", port_file=port_file, code=code, ns="user")
         told = {"value": '[1 "\u00fc"]', "out": "out\n", "err": "err\n", "ex": None, "reason": None}
         assert result == {"changed": True, **told}
 
-    def test_a_failure_tells_all(self, ansible: Ansible, server: Jvm) -> None:
-        result = ansible.failure("nrepl_eval", port=server.port, code='(do (println "out") (/ 1 0))')
+    def test_a_failure_tells_all(self, ansible: Ansible, server: Server) -> None:
+        result = ansible.failure("nrepl_eval", port=server.address.port, code='(do (println "out") (/ 1 0))')
         assert result["msg"].startswith(f"the evaluation failed (eval-error): {DIVIDE}")
         assert (result["exit_code"], result["changed"], result["value"]) == (1, True, None)
         assert (result["out"], result["ex"]) == ("out\n", "class java.lang.ArithmeticException")
-        result = ansible.failure("nrepl_eval", port=server.port, code="(Thread/sleep 60000)", timeout=1)
+        result = ansible.failure("nrepl_eval", port=server.address.port, code="(Thread/sleep 60000)", timeout=1)
         assert "the server may still be working on it" in result["msg"]
         assert (result["exit_code"], result["changed"]) == (1, False)
 
@@ -352,33 +359,52 @@ class TestModule:
         ids=str,
     )
     def test_what_fails_fails_with_one_sentence(
-        self, ansible: Ansible, server: Jvm, exit_code: int | None, options: dict[str, Any], words: str
+        self, ansible: Ansible, server: Server, exit_code: int | None, options: dict[str, Any], words: str
     ) -> None:
-        given = {"port": server.port, "code": "(+ 1 41)", **options}
+        given = {"port": server.address.port, "code": "(+ 1 41)", **options}
         result = ansible.failure("nrepl_eval", **{key: value for key, value in given.items() if value is not None})
         assert result.get("exit_code") == exit_code
         assert words in result["msg"]
         assert "value" not in result
 
-    def test_check_mode_evaluates_nothing_and_asks_nobody(self, ansible: Ansible, server: Jvm) -> None:
+    def test_check_mode_evaluates_nothing_and_asks_nobody(self, ansible: Ansible, server: Server) -> None:
         server.evaluate("(def touched (atom 0))")
-        result = ansible.module("nrepl_eval", "--check", port=server.port, code="(swap! touched inc)")
+        result = ansible.module("nrepl_eval", "--check", port=server.address.port, code="(swap! touched inc)")
         assert result["changed"] is False
         assert result["reason"] == "nothing is evaluated in check mode"
         assert server.evaluate("@touched") == "0"
         assert ansible.module("nrepl_eval", "--check", port=1, code="1")["changed"] is False
         assert "code is empty" in ansible.failure("nrepl_eval", "--check", port=1, code=" ")["msg"]
 
-    def test_check_mode_skips_the_task(self, ansible: Ansible, server: Jvm, tmp_path: Path) -> None:
-        task = {f"{COLLECTION}.nrepl_eval": {"port": server.port, "code": "(+ 1 41)"}, "register": "told"}
+    def test_check_mode_skips_the_task(self, ansible: Ansible, server: Server, tmp_path: Path) -> None:
+        task = {f"{COLLECTION}.nrepl_eval": {"port": server.address.port, "code": "(+ 1 41)"}, "register": "told"}
         wanted = {"ansible.builtin.assert": {"that": ["told is skipped == ansible_check_mode"]}}
         playbook = tmp_path / "playbook.yml"
         playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task, wanted]}]))
         for options in ([], ["--check"]):
             assert ansible.run("ansible-playbook", playbook, *options).code == 0
 
-    def test_code_is_not_shown(self, ansible: Ansible, server: Jvm, tmp_path: Path) -> None:
-        task = {f"{COLLECTION}.nrepl_eval": {"port": server.port, "code": self.SECRET}}
+    def test_documented_results_are_returned(self, ansible: Ansible, server: Server) -> None:
+        name = f"{COLLECTION}.nrepl_eval"
+        told = ansible.run("ansible-doc", "-j", name).json[name]["return"]
+        # Ansible shows it in another way than as a key.
+        told.pop("skipped")
+        results = [
+            (ansible.module("nrepl_eval", port=server.address.port, code="(+ 1 41)"), {"success", ONCE_ANSWERED}),
+            (
+                ansible.module("nrepl_eval", "--check", port=server.address.port, code="(+ 1 41)"),
+                {"success", ONCE_ANSWERED},
+            ),
+            (ansible.failure("nrepl_eval", port=server.address.port, code="(/ 1 0 0)"), {"failure", ONCE_ANSWERED}),
+            (ansible.failure("nrepl_eval", port=1, code="(+ 1 41)"), {"failure"}),
+        ]
+        for result, when in results:
+            shown = {"changed", "skipped", "failed", "msg", "exception"}
+            found = {key: value for key, value in result.items() if key not in shown}
+            assert_told(keys_told(told, {None, *when}), found, "nrepl_eval")
+
+    def test_code_is_not_shown(self, ansible: Ansible, server: Server, tmp_path: Path) -> None:
+        task = {f"{COLLECTION}.nrepl_eval": {"port": server.address.port, "code": self.SECRET}}
         playbook = tmp_path / "playbook.yml"
         playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [task]}]))
         done = ansible.run("ansible-playbook", playbook, "-vvv", "--diff")

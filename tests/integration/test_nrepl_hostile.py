@@ -3,16 +3,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted, NoConnectionError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.interrupts import end_work_on_signals
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.bencode import encode
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.connection import Connection
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
 from ansible_collections.embedded.db_backup.tests.nrepl_fakes import SESSION, Conversation, Play, fake_server
 from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, eventually
 
@@ -37,6 +47,8 @@ port, seconds, code = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 before, begin, told = peak(), time.monotonic(), {}
 try:
     with Client(Address(port=port), Deadline(seconds)) as client:
+        if code == "describe":
+            told["value"] = sorted(client.describe().operations)
         told["value"] = client.evaluate(code * int(sys.argv[4])).only_value()
 except BackupError as error:
     told["error"], told["kind"] = str(error), type(error).__name__
@@ -44,17 +56,23 @@ print(json.dumps({**told, "seconds": time.monotonic() - begin, "memory": peak() 
 """
 
 
-def outcome(play: Play, seconds: float, repeat: int = 1) -> tuple[dict[str, Any], list[Conversation]]:
+def outcome(play: Play, seconds: float, code: str = CODE, repeat: int = 1) -> tuple[dict[str, Any], list[Conversation]]:
     """How a client of its own process fares with this server."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / ".ansible/collections")}
     with fake_server(play) as (port, conversations):
-        command = [sys.executable, "-c", CLIENT, str(port), str(seconds), CODE, str(repeat)]
+        command = [sys.executable, "-c", CLIENT, str(port), str(seconds), code, str(repeat)]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run
     told: dict[str, Any] = json.loads(run.stdout)
     assert told["memory"] < MOST_MEMORY, told
     assert told["seconds"] < seconds + FAREWELL + 5, told
     return told, conversations
+
+
+def evaluate_at(port: int) -> None:
+    """The same in this process, for half a second."""
+    with Client(Address(port=port), Deadline(0.5)) as client:
+        client.evaluate(CODE)
 
 
 def says(data: bytes, after: Play | None = None) -> Play:
@@ -112,6 +130,11 @@ def numbered(template: bytes, count: int) -> bytes:
     return b"".join(template % number for number in range(count))
 
 
+def long_field(name: str) -> bytes:
+    return encode({"id": "2", name: "\U0001f600" + "x" * 4_000_000})
+
+
+FIELDS = ("value", "out", "err", "ex", "root-ex")
 VALUE, DONE = {"value": "42"}, {"status": ["done"]}
 SESSION_GIVEN = encode({"id": "1", "new-session": SESSION, "status": ["done"]})
 NOT_NREPL = "what the server sends is not nREPL: "
@@ -225,9 +248,9 @@ FAILED = {
     **{
         f"{field} of another type": (
             answers({field: {"a": ["b"]}}, DONE),
-            f"the field {field.replace('_', '-')} is not a text",
+            f"the field {field} is not a text",
         )
-        for field in ("value", "out", "err", "ex", "root_ex", "id")
+        for field in (*FIELDS, "id")
     },
     "value that is not UTF-8": (answers({"value": b"caf\xe9"}, DONE), "the field value is not UTF-8"),
     "value of 5 MB": (
@@ -248,6 +271,11 @@ FAILED = {
     "long values for ever": (floods(value="\U0001f600" + "v" * 4_000_000), OVER),
     "statuses for ever": (floods(status=[f"unknown-{number:05}" for number in range(9999)]), OVER),
     "exceptions for ever": (floods(ex="x" * 4_000_000), OVER),
+    "all of it at once for ever": (floods(**dict.fromkeys(FIELDS, "\U0001f600" + "x" * 800_000)), OVER),
+    "one after the other for ever": (
+        answers(after=lambda conversation: conversation.flood(*map(long_field, FIELDS))),
+        OVER,
+    ),
     "a byte each 0.2 s": (answers(after=lambda conversation: conversation.drip(encode({"id": "2", **VALUE}))), OVER),
 }
 
@@ -267,6 +295,33 @@ def test_an_answer_that_does_not_count(name: str) -> None:
 def test_done_twice_is_done() -> None:
     told, _conversations = outcome(answers(VALUE, DONE, DONE, DONE), PATIENCE)
     assert told["value"] == "42"
+
+
+def test_a_piece_of_a_value_that_looks_like_tls() -> None:
+    def play(conversation: Conversation) -> None:
+        conversation.give_session()
+        data = encode({"id": "2", "value": "a\x15\x03b", **DONE})
+        cut = data.index(b"\x15")
+        conversation.send(data[:cut])
+        time.sleep(0.3)
+        conversation.send(data[cut:])
+        conversation.hang()
+
+    assert outcome(play, PATIENCE)[0]["value"] == "a\x15\x03b"
+
+
+@pytest.mark.parametrize("field", ["ops", "versions"])
+def test_descriptions_for_ever(field: str) -> None:
+    def play(conversation: Conversation) -> None:
+        conversation.give_session()
+        for number in itertools.count():
+            names = (f"{number}-{at}" for at in range(4000))
+            entries = {name: {"version-string": "1" * 100} if field == "versions" else {} for name in names}
+            conversation.tell(**{field: entries})
+
+    told, _conversations = outcome(play, 5, code="describe")
+    assert told["error"].startswith("the description at 127.0.0.1:")
+    assert "the 5 seconds for it are over" in told["error"]
 
 
 def test_output_without_an_end_does_not_hide_a_value() -> None:
@@ -299,6 +354,32 @@ def test_what_runs_is_interrupted_and_the_session_closed() -> None:
     _clone, _evaluation, interrupt, close = conversation.heard
     assert interrupt == {"op": "interrupt", "interrupt-id": "2", "id": "3", "session": SESSION}
     assert close == {"op": "close", "id": "4", "session": SESSION}
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers of signals are as before afterwards."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    end_work_on_signals()
+    yield
+    for number in numbers:
+        signal.signal(number, before[number])
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_does_not_keep_the_session_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Connection.send
+
+    def interrupted_send(connection: Connection, data: bytes, deadline: Deadline) -> None:
+        if b"interrupt" in data:
+            os.kill(os.getpid(), signal.SIGTERM)
+        send(connection, data, deadline)
+
+    monkeypatch.setattr(Connection, "send", interrupted_send)
+    with fake_server(answers()) as (port, conversations), pytest.raises(Interrupted):
+        evaluate_at(port)
+    assert [request["op"] for request in conversations[0].heard] == ["clone", "eval", "interrupt", "close"]
 
 
 def test_a_session_that_comes_too_late_is_closed() -> None:
@@ -353,6 +434,35 @@ def test_half_of_the_code_is_never_made_whole_by_other_words() -> None:
     assert len(rest[0]) < 8_000_000
     assert b"close" not in rest[0]
     assert [request["op"] for request in conversations[1].heard] == ["interrupt", "close"]
+
+
+def test_names_that_are_looked_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def look_up(*_arguments: Any, **_options: Any) -> None:
+        is_over.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    begin = time.monotonic()
+    with pytest.raises(NoConnectionError, match=r"the 0\.5 seconds for it are over"):
+        Client(Address(host="slow.example.com", port=1), Deadline(0.5)).__enter__()
+    assert time.monotonic() - begin < 30
+    is_over.set()
+
+
+def test_every_address_of_a_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(_host: str, port: int, **_options: Any) -> list[tuple[Any, ...]]:
+        # Nobody listens at the first, and at the second nobody can.
+        return [(socket.AF_INET, 0, 0, "", (host, port)) for host in ("127.0.0.2", "255.255.255.255", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with fake_server(answers(VALUE, DONE)) as (port, _conversations):
+        with Client(Address(host="app.example.com", port=port), Deadline(PATIENCE)) as client:
+            assert client.evaluate(CODE).only_value() == "42"
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: [])
+        with pytest.raises(NoConnectionError, match=r"the host app\.example\.com has no address"):
+            Client(Address(host="app.example.com", port=port), Deadline(PATIENCE)).__enter__()
 
 
 def test_a_port_that_nobody_answers_on() -> None:

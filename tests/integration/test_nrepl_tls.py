@@ -15,10 +15,10 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
+from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import PATIENCE, Server
 from ansible_collections.embedded.db_backup.tests.nrepl_fakes import Conversation, fake_server
-from ansible_collections.embedded.db_backup.tests.nrepl_jvm import PATIENCE, Jvm, jvm
 from ansible_collections.embedded.db_backup.tests.nrepl_tls import Authority, tls_server
-from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, Ansible, Command
+from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, Ansible, Command, eventually
 
 OVER = "the 1 seconds for it are over"
 # Connects with a file of keys, and tells every file that Python opened to write to it, or that was made.
@@ -35,20 +35,14 @@ print("done")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jvm]:
-    with jvm(tmp_path_factory.mktemp("jvm")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def authority() -> Authority:
     return Authority.make()
 
 
 @pytest.fixture(scope="module")
-def port(server: Jvm, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(jvm: Server, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a server that wants certificates of the authority."""
-    with tls_server(tmp_path_factory.mktemp("tls"), authority, authority.issue("server"), server.port) as port:
+    with tls_server(tmp_path_factory.mktemp("tls"), authority, authority.issue("server"), jvm.address.port) as port:
         yield port
 
 
@@ -78,14 +72,14 @@ def problem_of(port: int, keys: Path | None, code: str = "(+ 1 2)", seconds: flo
     return str(told.value)
 
 
-def test_code_and_large_values(server: Jvm, port: int, keys: Path) -> None:
-    before = server.sessions()
+def test_code_and_large_values(jvm: Server, port: int, keys: Path) -> None:
+    before = jvm.sessions()
     assert evaluate(port, keys) == "3"
     assert evaluate(port, keys, '(apply str (repeat 1000000 "\U0001f600"))') == '"' + "\U0001f600" * 1_000_000 + '"'
     assert evaluate(port, keys, f"(+ 1 {' ' * 1_000_000} 2)") == "3"
     assert "Divide by zero" in problem_of(port, keys, "(/ 1 0)")
     assert "the 1 seconds for it are over" in problem_of(port, keys, "(Thread/sleep 60000)", 1)
-    assert server.sessions() == before
+    eventually(lambda: jvm.sessions() == before, "the sessions from before")
 
 
 @pytest.mark.parametrize("is_rsa", [False, True], ids=["EC", "RSA"])
@@ -106,12 +100,12 @@ def test_command_and_module(port: int, keys: Path, dbbackup: Command, ansible: A
     assert any(words in problem for words in ("it wants TLS, for which tls_keys is needed", "reset", "closed"))
 
 
-def test_only_the_own_authority_is_trusted(server: Jvm, authority: Authority, tmp_path: Path, keys: Path) -> None:
+def test_only_the_own_authority_is_trusted(jvm: Server, authority: Authority, tmp_path: Path, keys: Path) -> None:
     other = Authority.make()
     for identity in (other.issue("server"), other.identity):
-        with tls_server(tmp_path, authority, identity, server.port) as port:
+        with tls_server(tmp_path, authority, identity, jvm.address.port) as port:
             assert f"the authority in {keys} does not vouch for it: " in problem_of(port, keys)
-    with tls_server(tmp_path, authority, authority.issue("server", days=-1), server.port) as port:
+    with tls_server(tmp_path, authority, authority.issue("server", days=-1), jvm.address.port) as port:
         assert "certificate has expired" in problem_of(port, keys)
 
 
@@ -122,9 +116,11 @@ def test_a_server_that_does_not_trust_the_client(port: int, authority: Authority
     client = other.issue("client")
     problem = problem_of(port, written(tmp_path, authority.identity.pem + client.pem + client.key_pem()))
     assert problem.startswith("no nREPL server answers at 127.0.0.1:")
-    assert "alert" in problem
+    # What the server says of it may be lost with the connection.
+    assert any(words in problem for words in ("alert", "EOF", "reset", "Broken pipe", "closed the connection"))
     # The key is that of another certificate.
-    assert "KEY_VALUES_MISMATCH" in problem_of(port, written(tmp_path, stranger + client.key_pem()))
+    problem = problem_of(port, written(tmp_path, stranger + client.key_pem()))
+    assert "cannot be used: the private key is not that of the second certificate" in problem
 
 
 def without_tls(conversation: Conversation) -> None:
@@ -134,11 +130,11 @@ def without_tls(conversation: Conversation) -> None:
 @pytest.mark.parametrize(
     ("play", "words"),
     [
-        (without_tls, "WRONG_VERSION_NUMBER"),
-        (lambda conversation: conversation.send(os.urandom(100)), ("SSL", "closed", "reset")),
-        (lambda conversation: conversation.flood(b"\x16\x03\x03\x40\x00" + b"x" * 16384), ("SSL",)),
-        (Conversation.reset, ("reset by peer", "EOF")),
-        (lambda conversation: conversation.first_bytes(), ("EOF", "reset by peer")),
+        (without_tls, "the TLS handshake failed: WRONG_VERSION_NUMBER"),
+        (lambda conversation: conversation.send(os.urandom(100)), ("the TLS handshake failed: ", "reset by peer")),
+        (lambda conversation: conversation.flood(b"\x16\x03\x03\x40\x00" + b"x" * 16384), "the TLS handshake failed: "),
+        (Conversation.reset, ("the TLS handshake failed: ", "reset by peer")),
+        (lambda conversation: conversation.first_bytes(), ("the TLS handshake failed: ", "reset by peer")),
         (lambda conversation: conversation.all_bytes(), OVER),
         (lambda conversation: conversation.drip(b"\x16\x03\x03\x00\x7a" + b"\x02" * 200), OVER),
     ],

@@ -122,6 +122,11 @@ def test_text_that_is_not_utf_8() -> None:
     assert (answer.out, answer.err, answer.only_value()) == ("a\ufffdb", "\ufffd", "42")
 
 
+def test_a_character_that_is_cut_in_two() -> None:
+    answer = answer_of({"out": b"\xf0\x9f"}, VALUE, {"out": b"\x98\x80"}, DONE)
+    assert answer.out == "\U0001f600"
+
+
 @pytest.mark.parametrize("received", [7, b"text", [], [b"a"]], ids=str)
 def test_what_is_no_message(received: Any) -> None:
     with pytest.raises(ProtocolError, match="not a dictionary"):

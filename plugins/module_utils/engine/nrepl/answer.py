@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from typing import Dict, List, Optional
 
 from ..errors import EvaluationError, in_one_line
 from .message import Message
 
-# Characters of each of out, err and ex that are kept. They are for people: a server may log to them without an end.
+# Bytes of each of out and err that are kept. They are for people: a server may log to them without an end.
 _LONGEST_OUTPUT = 1 << 20
+_LONGEST_EXCEPTION = 10_000
 _LONGEST_SENTENCE = 500
 _LONGEST_STATUS = 60
 _MOST_FAULTS = 5
@@ -30,7 +30,7 @@ class Answer:
     """All that came for a request until it was done.
 
     value is the first of so many values. faults are the statuses that speak against a success. out and err may be cut
-    off: dropped is the number of characters that are left out of both.
+    off: dropped is the number of bytes that are left out of both.
     """
 
     value: Optional[str]
@@ -71,8 +71,9 @@ class Gathering:
     def __init__(self) -> None:
         self._value: Optional[str] = None
         self._values = 0
-        self._output: Dict[str, io.StringIO] = {"out": io.StringIO(), "err": io.StringIO()}
-        self._exceptions: Dict[str, Optional[str]] = {"ex": None, "root-ex": None}
+        # As bytes: a server may cut a character in two.
+        self._output = {"out": bytearray(), "err": bytearray()}
+        self._exceptions: Dict[str, bytes] = {}
         self._faults: List[str] = []
         self._dropped = 0
 
@@ -81,33 +82,34 @@ class Gathering:
 
         Raises ProtocolError when a field is of another type than nREPL says.
         """
-        value = message.text("value")
-        if value is not None:
-            self._value = value if self._value is None else self._value
+        if message.raw("value") is not None:
+            self._value = message.text("value") if self._value is None else self._value
             self._values += 1
         for name, output in self._output.items():
-            self._take(output, message.readable(name) or "")
-        for name, known in self._exceptions.items():
-            found = message.readable(name)
-            self._exceptions[name] = found[:_LONGEST_OUTPUT] if known is None and found is not None else known
+            self._take(output, message.raw(name) or b"")
+        for name in ("ex", "root-ex"):
+            found = message.raw(name)
+            if found is not None:
+                self._exceptions.setdefault(name, found[:_LONGEST_EXCEPTION])
         for status in message.statuses():
             if _is_fault(status) and len(self._faults) < _MOST_FAULTS and _shortened(status) not in self._faults:
                 self._faults.append(_shortened(status))
 
-    def _take(self, output: io.StringIO, text: str) -> None:
-        kept = text[: _LONGEST_OUTPUT - output.tell()]
-        output.write(kept)
+    def _take(self, output: bytearray, text: bytes) -> None:
+        kept = text[: _LONGEST_OUTPUT - len(output)]
+        output += kept
         self._dropped += len(text) - len(kept)
 
     def answer(self) -> Answer:
         """All that was added so far."""
+        exceptions = {name: found.decode(errors="replace") for name, found in self._exceptions.items()}
         return Answer(
             value=self._value,
             values=self._values,
-            out=self._output["out"].getvalue(),
-            err=self._output["err"].getvalue(),
-            ex=self._exceptions["ex"],
-            root_ex=self._exceptions["root-ex"],
+            out=self._output["out"].decode(errors="replace"),
+            err=self._output["err"].decode(errors="replace"),
+            ex=exceptions.get("ex"),
+            root_ex=exceptions.get("root-ex"),
             faults=list(self._faults),
             dropped=self._dropped,
         )

@@ -123,6 +123,8 @@ def _tls(keys: str, deadline: Deadline) -> Callable[[socket.socket], socket.sock
                     secure.do_handshake()
             except ssl.SSLCertVerificationError as error:
                 raise OSError(f"the authority in {keys} does not vouch for it: {error.verify_message}") from error
+            except ssl.SSLError as error:
+                raise OSError(f"the TLS handshake failed: {error.reason or 'it closed the connection'}") from error
             undoing.pop_all()
             return secure
 

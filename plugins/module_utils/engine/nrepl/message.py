@@ -29,19 +29,11 @@ class Message:
 
         Raises ProtocolError.
         """
-        found = self._bytes(name)
+        found = self.raw(name)
         try:
             return None if found is None else found.decode()
         except UnicodeDecodeError:
             raise ProtocolError(f"the field {name} is not UTF-8") from None
-
-    def readable(self, name: str) -> Optional[str]:
-        """A text for people; what is not UTF-8 is replaced.
-
-        Raises ProtocolError when it is not a text.
-        """
-        found = self._bytes(name)
-        return None if found is None else found.decode(errors="replace")
 
     def statuses(self) -> List[str]:
         """What the server says of the state of the request.
@@ -55,7 +47,11 @@ class Message:
             raise ProtocolError("the field status is not a list of texts")
         return [entry.decode(errors="replace") for entry in found]
 
-    def _bytes(self, name: str) -> Optional[bytes]:
+    def raw(self, name: str) -> Optional[bytes]:
+        """A text of any encoding.
+
+        Raises ProtocolError when it is not a text.
+        """
         found = self.value(name)
         if found is not None and not isinstance(found, bytes):
             raise ProtocolError(f"the field {name} is not a text")

@@ -23,6 +23,8 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s.+?-----END \1-----", re.DOT
 _CERTIFICATE = "CERTIFICATE"
 _PRIVATE_KEY = "PRIVATE KEY"
 _LONGEST_FILE = 1 << 20
+# As OpenSSL names them.
+_REASONS = {"KEY_VALUES_MISMATCH": "the private key is not that of the second certificate"}
 
 
 def client_context(path: str) -> ssl.SSLContext:
@@ -43,8 +45,9 @@ def client_context(path: str) -> ssl.SSLContext:
             # Without this, OpenSSL would ask a person.
             context.load_cert_chain(name, password="")
     except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or "not the PEM of certificates and a key"
-        raise UsageError(f"tls_keys {path} cannot be used: {reason}") from None
+        reason = getattr(error, "reason", None)
+        told = _REASONS.get(str(reason), f"it does not hold two certificates and a key in PEM ({reason or error})")
+        raise UsageError(f"tls_keys {path} cannot be used: {told}") from None
     return context
 
 

@@ -46,7 +46,7 @@ class Evaluated:
         """What the user should know."""
         if self.answer is None or not self.answer.dropped:
             return []
-        return [f"{self.answer.dropped:,} characters that the code printed are left out of out and err"]
+        return [f"{self.answer.dropped:,} bytes that the code printed are left out of out and err"]
 
     def to_json(self) -> Dict[str, Any]:
         """As the module returns it. That it changes nothing is known only of code that is not evaluated."""

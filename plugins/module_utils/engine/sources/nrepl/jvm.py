@@ -25,12 +25,12 @@ _KNOWN = """
 
 # What an encoder of which nothing is demanded cannot encode becomes a question mark.
 _TEXT = """
-(with-open [writer (java.io.BufferedWriter.
-                     (java.io.OutputStreamWriter. stream (.newEncoder java.nio.charset.StandardCharsets/UTF_8)) 65536)]
+(let [encoder (.newEncoder java.nio.charset.StandardCharsets/UTF_8)]
   (try
-    (binding [*out* writer] <printed>)
+    (with-open [writer (java.io.BufferedWriter. (java.io.OutputStreamWriter. stream encoder) 65536)]
+      (binding [*out* writer] <printed>))
     (catch java.nio.charset.CharacterCodingException problem
-      (throw (ex-info "a text has half of a surrogate pair, which UTF-8 cannot hold" {} problem)))))"""
+      (throw (ex-info "a text has half of a surrogate pair, which UTF-8 cannot hold" {})))))"""
 
 _EXPRESSION = """
 (let [value (identity <expression>

@@ -4,16 +4,17 @@
 
 """Way pull: the server prints in a thread of its own, compressed, and waits until each piece is fetched.
 
-So neither side has more than a few pieces in memory, and nothing has to be written there. The state is kept in *1 of
-our session alone. When nobody fetches for a while the thread ends by itself, as after our death; when all goes well, or
-fails, it is ended at once.
+So neither side has more than a few pieces in memory, and nothing has to be written there. When nobody fetches for a
+while the thread ends by itself, as after our death; when all goes well, or fails, it is ended at once.
+
+What the fetches share is in *command-line-args*: every session has a value of its own for it, which goes with the
+session, and nobody else can see that of ours.
 """
 
 from __future__ import annotations
 
 import binascii
 import contextlib
-import re
 import zlib
 from typing import Callable, Union
 
@@ -23,7 +24,7 @@ from ...nrepl.deadline import Deadline
 from ...stream.stages import CHUNK
 from . import forms
 from .forms import fill
-from .told import Told, parse, strange
+from .told import Told, parse, unquoted
 
 # Seconds for which the thread waits for the next fetch.
 _PATIENCE = 60
@@ -57,33 +58,27 @@ _BEGIN = """
                  (.offer pieces problem))
                (finally (.end deflater))))
       thread (Thread. ^Runnable work "embedded.db_backup export")]
-  (set! *print-length* nil)
-  (set! *print-level* nil)
+  (set! *command-line-args* {:pieces pieces :thread thread})
   (.setDaemon thread true)
   (.start thread)
-  (with-meta [] {:pieces pieces :thread thread}))"""
+  "")"""
 
-# A vector as a text cannot carry the state on. With nothing in it there is no piece yet.
+# A piece in base64, or nothing as long as there is none, or what is told at the end.
 _FETCH = """
-(let [state (meta *1)
-      piece (.poll ^java.util.concurrent.BlockingQueue (:pieces state)
+(let [piece (.poll ^java.util.concurrent.BlockingQueue (:pieces *command-line-args*)
                    <wait> java.util.concurrent.TimeUnit/MILLISECONDS)]
   (when (instance? Throwable piece) (throw piece))
-  (with-meta
-    (cond
-      (nil? piece) []
-      (string? piece) ["end" piece]
-      :else [(.encodeToString (java.util.Base64/getEncoder) ^bytes piece)])
-    state))"""
+  (if (bytes? piece)
+    (.encodeToString (java.util.Base64/getEncoder) ^bytes piece)
+    (str piece)))"""
 
 _END = """
-(let [state (meta *1)]
+(let [state *command-line-args*]
+  (set! *command-line-args* nil)
   (when state
     (.interrupt ^Thread (:thread state))
     (.clear ^java.util.concurrent.BlockingQueue (:pieces state)))
   "")"""
-
-_FETCHED = re.compile(r'\[(?:"(?P<piece>[A-Za-z0-9+/=]+)"|"end" "(?P<end>[^"]*)")?\]', re.ASCII)
 
 
 def pull(client: Client, deadline: Deadline, streamed: str, write: Callable[[bytes], int]) -> Told:
@@ -103,7 +98,7 @@ def pull(client: Client, deadline: Deadline, streamed: str, write: Callable[[byt
             piece = thread.fetch()
         if not inflater.eof:
             raise CorruptError("its end is missing")
-    except (zlib.error, CorruptError) as error:
+    except (zlib.error, binascii.Error, CorruptError) as error:
         raise SourceError(f"what the server sends is not what it compressed: {error}") from error
     finally:
         thread.end()
@@ -128,14 +123,11 @@ class _Thread:
         while True:
             if self._deadline.left() < _FAREWELL:
                 raise EvaluationError(f"the export was not finished within {self._deadline.seconds:g} seconds")
-            value = self._ask(fill(_FETCH, wait=str(_WAIT)))
-            found = _FETCHED.fullmatch(value)
-            if not found:
-                raise strange(value)
-            if found["end"] is not None:
-                return found["end"]
-            if found["piece"] is not None:
-                return binascii.a2b_base64(found["piece"])
+            fetched = unquoted(self._ask(fill(_FETCH, wait=str(_WAIT))))
+            if " " in fetched:
+                return fetched
+            if fetched:
+                return binascii.a2b_base64(fetched)
 
     def end(self) -> None:
         """Have it end, if it has not."""

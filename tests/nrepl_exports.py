@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tests of exports share: a job at a real server, what it brought, and that nothing of it is left there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .fixtures.nrepl_servers import Server
+from .tools import Command, bytes_of, eventually
+
+THREADS = (
+    '(count (filter (fn [thread] (= "embedded.db_backup export" (.getName thread))) (keys (Thread/getAllStackTraces))))'
+)
+
+
+def literal(path: Path) -> str:
+    """A path as Clojure code."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+@dataclass
+class Job:
+    """An nrepl job of this name, at a server."""
+
+    dbbackup: Command
+    server: Server
+    name: str = "export"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def described(self, **options: Any) -> None:
+        """Write its file."""
+        file = self.dbbackup.job(self.name, "", type="nrepl", **self.server.options, **{**self.options, **options})
+        text = file.read_text().replace('"path": "", ', "")
+        file.write_text(text)
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        """Back up now; returns the manifest."""
+        self.described(**options)
+        backup: dict[str, Any] = self.dbbackup.ok("run", self.name, timeout=600)["backup"]
+        return backup
+
+    def fails(self, code: int = 1, **options: Any) -> str:
+        """Fail to back up: nothing is published, and what there was is as before. Returns the sentence."""
+        self.described(**options)
+        before = self.published()
+        sentence = self.dbbackup.fails(code, "run", self.name, timeout=600)
+        assert self.published() == before
+        return sentence
+
+    def published(self) -> dict[str, Any]:
+        """All that is in the directory of the job, but for its state."""
+        place = self.dbbackup.repository / self.name
+        found = bytes_of(place) if place.exists() else {}
+        return {name: content for name, content in found.items() if name not in ("state.json", ".lock")}
+
+    def restored(self, place: Path) -> Path:
+        """The newest backup as a file."""
+        self.dbbackup.ok("restore", self.name, "--dest", place, "--force", timeout=600)
+        return place
+
+
+@contextmanager
+def nothing_left(server: Server, *, on_jvm: bool = True) -> Iterator[None]:
+    """Afterwards there is no session, thread or temporary file that was not there before."""
+    before = server.sessions() if on_jvm else set()
+    yield
+    if on_jvm:
+        eventually(lambda: server.evaluate(THREADS) == "0", "no thread of an export")
+        assert server.sessions() == before
+    assert [entry.name for entry in server.temporary.iterdir() if entry.name.startswith("db-backup-")] == []
