@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent
 COLLECTIONS = ROOT / ".ansible/collections"
 COLLECTION = COLLECTIONS / "ansible_collections/embedded/db_backup"
 NO_DOCKER_ENGINE = 69
+# A worker for each processor; the tests of one file share what it makes, as a server.
+IN_PARALLEL = ["--numprocesses", "auto", "--dist", "loadfile"]
 
 nox.options.default_venv_backend = "none"
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -51,7 +53,7 @@ def ansible_lint(session: nox.Session) -> None:
 @nox.session(tags=["fast"])
 def unit(session: nox.Session) -> None:
     """Tests of single parts."""
-    session.run("pytest", "tests/unit", *session.posargs)
+    session.run("pytest", "tests/unit", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(tags=["fast"])
@@ -59,7 +61,7 @@ def integration(session: nox.Session) -> None:
     """Tests against real databases and servers, live writers and real failures."""
     chroma_environment(session)
     nrepl_environments(session)
-    session.run("pytest", "tests/integration", *session.posargs)
+    session.run("pytest", "tests/integration", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session

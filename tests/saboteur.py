@@ -14,6 +14,7 @@ import itertools
 import json
 import mmap
 import os
+import pkgutil
 import re
 import shutil
 import signal
@@ -37,7 +38,6 @@ READING = ("read", "readv", "pread", "scandir", "listdir")
 WRITING = ("write", "pwrite", "fsync", "ftruncate", "mkdir", "link")
 CHANGING = ("rename", "replace", "chmod", "fchmod", "chown", "fchown", "utime")
 OTHERS = ("open", "fork", "pipe", "waitpid", "setsid", "chdir", "setuid")
-SOURCES = ("chroma", "file", "lmdb", "nrepl", "sqlite")
 CALLS = (*REMOVING, *READING, *WRITING, *CHANGING, *OTHERS)
 # Which calls can fail like that. None that removes anything, and no rename after the first failure, which undoes one:
 # then nothing could be left clean.
@@ -232,7 +232,8 @@ def serve() -> int:
     sys.path.insert(0, str(MODULE_UTILS))
     command = importlib.import_module("engine.cli")
     # The user of a run may be unable to read what is imported as late as that.
-    for late in ("_strptime", "http.client", *(f"engine.sources.{kind}.source" for kind in SOURCES)):
+    rooms = pkgutil.walk_packages([str(MODULE_UTILS / "engine")], "engine.")
+    for late in ("_strptime", "http.client", *(room.name for room in rooms)):
         importlib.import_module(late)
     running: dict[int, Run] = {}
     for line in sys.stdin:

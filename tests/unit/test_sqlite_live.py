@@ -26,6 +26,16 @@ connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
 connection.execute("UPDATE rows SET number = number + 1")
 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 """
+WRITE_WITH_PATIENCE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+connection.execute("UPDATE rows SET number = number + 1")
+"""
+READ = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+connection.execute("SELECT sum(number) FROM rows").fetchall()
+"""
 HOLD = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
@@ -105,6 +115,33 @@ def test_a_copy_is_of_the_moment_of_the_lock(database: Path, tmp_path: Path, ste
     copy(database, tmp_path / "copy", between)
     assert number_of(tmp_path / "copy") == expected
     assert number_of(database) == 1
+
+
+def test_readers_never_wait(database: Path, tmp_path: Path) -> None:
+    """Not even for an instant: they have no patience."""
+
+    def between(step: str) -> None:
+        assert other_process(READ, database) == 0, step
+
+    copy(database, tmp_path / "copy", between)
+
+
+def test_a_writer_waits_for_the_lock_alone(database: Path, tmp_path: Path) -> None:
+    """It comes while others are kept out, and goes on as soon as they are not any more."""
+    writers: list[subprocess.Popen[bytes]] = []
+
+    def between(step: str) -> None:
+        if step == "locked":
+            writers.append(subprocess.Popen([sys.executable, "-c", WRITE_WITH_PATIENCE, str(database)]))
+        elif step == "completed":
+            assert writers[0].poll() is None
+        elif step == "unlocked":
+            # What is left of the copy needs no lock.
+            assert writers[0].wait(60) == 0
+
+    copy(database, tmp_path / "copy", between)
+    assert number_of(database) == 1
+    assert number_of(tmp_path / "copy") == 0
 
 
 @pytest.mark.parametrize("step", ["locked", "completed"])

@@ -36,10 +36,10 @@ def restore(options: argparse.Namespace) -> Told:
 
 
 def _restore_text(result: restoring.Restored, options: argparse.Namespace) -> str:
-    if not result.changed:
-        return f"{options.job}: {result.destination} already holds backup {result.backup['id']}"
-    verb = "would restore" if options.dry_run else "restored"
     lines = warning_lines(result.warnings)
+    if not result.changed:
+        return "\n".join([*lines, f"{options.job}: {result.destination} already holds backup {result.backup['id']}"])
+    verb = "would restore" if options.dry_run else "restored"
     lines += [f"{options.job}: {verb} backup {result.backup['id']} to {result.destination}"]
     lines += [f"  in place: {path}" for path in result.files]
     lines += [f"  kept aside: {path}" for path in result.aside]

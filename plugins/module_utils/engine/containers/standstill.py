@@ -15,7 +15,7 @@ from ..errors import BackupError, RestoreError, SourceError
 from ..interrupts import held_back
 from . import heartbeat
 from .container import Address, Container
-from .daemon import Daemon
+from .daemon import Daemon, NoContainerError
 from .guard import Guard
 from .locate import host_directory
 from .watchdog import Watchdog
@@ -25,6 +25,10 @@ _START_SECONDS = 60.0
 # Without a heartbeat to ask for: a server that cannot open its data ends soon.
 _STEADY_SECONDS = 3.0
 _PAUSE = 0.2
+
+
+class StillRunningError(RestoreError):
+    """What was started on new files is not well and cannot be stopped: its files must stay what they are."""
 
 
 class Standstill:
@@ -78,7 +82,8 @@ class Standstill:
     def start(self) -> None:
         """Start it again when it was running: its files are all of one kind now.
 
-        Raises RestoreError when it does not stay up or gives no heartbeat in time; then it is stopped again.
+        Raises RestoreError when it does not stay up or gives no heartbeat in time; then it is stopped again, or
+        the error is a StillRunningError.
         """
         if not self.was_running:
             return
@@ -86,10 +91,10 @@ class Standstill:
         try:
             self._daemon.start(self.container)
             self._check()
-        except BaseException:
+        except BaseException as error:
             self._guarded(False)
-            with held_back(), contextlib.suppress(SourceError):
-                self._daemon.stop(self.container, _STOP_SECONDS)
+            with held_back():
+                self._stop_again(error)
             raise
 
     def finish(self) -> None:
@@ -117,6 +122,21 @@ class Standstill:
                     f"{found} of this host is not what container {self.container.name} has at {directory}; "
                     "restore on the host of its Docker engine, or tell where to with dest"
                 )
+
+    def _stop_again(self, error: BaseException) -> None:
+        try:
+            self._daemon.stop(self.container, _STOP_SECONDS)
+        except SourceError as refusal:
+            if self._may_run():
+                raise StillRunningError(f"{error}; it could not be stopped: {refusal}") from error
+
+    def _may_run(self) -> bool:
+        try:
+            return self._is_up()
+        except NoContainerError:
+            return False
+        except SourceError:
+            return True
 
     def _guarded(self, guarded: bool) -> None:
         if self._guard:

@@ -103,7 +103,7 @@ def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress
         attempt.status, attempt.message = "skipped", reason
         return _skipped(directory, previous, reason)
     started = times.now()
-    with directory.staging(started, job.compression) as staging:
+    with directory.staging(started, job.compression, job.settings.verify) as staging:
         attempt.id = staging.id
         backup, manifest, warnings = make(job, staging, started, progress)
     attempt.status = "succeeded"
@@ -234,7 +234,9 @@ def make(
 
 def _read_back(job: Job, staging: Staging, capture: Capture, progress: Progress) -> Origin:
     what = f"the copy of {capture.origin.path} is not sound and was not published"
-    with job.directory.scratch() as scratch, corruption_in(what):
+    # What was opened as it was captured need not be unpacked: its hashes tell that it is the same.
+    place = contextlib.nullcontext() if capture.opened else job.directory.scratch()
+    with place as scratch, corruption_in(what):
         return prove(
             PublishedBackup(staging.path),
             records=staging.records,

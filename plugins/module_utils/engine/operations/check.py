@@ -21,6 +21,7 @@ from ..repository.manifest import Manifest
 from ..repository.repository import JobDirectory
 from ..sources.base import Inspection
 from ..tables import size_in_words
+from . import exchanges
 from .inform import settled
 
 
@@ -67,6 +68,7 @@ def check(job: Job, max_age_hours: Optional[float] = None) -> Checked:
     try:
         last = job.directory.latest_good_manifest()
         findings += _about_backups(job.directory, last, max_age_hours)
+        findings += [Finding("restore", False, told) for told in exchanges.killed(job.directory).values()]
         findings.append(_about_room(job, last, inspection))
     except (BackupError, OSError) as error:
         findings.append(_fault("repository", error))
@@ -115,10 +117,11 @@ def _about_backups(directory: JobDirectory, last: Optional[Manifest], max_age_ho
 
 
 def _about_room(job: Job, last: Optional[Manifest], inspection: Optional[Inspection]) -> Finding:
-    """The next backup takes about what the last one did, and to be opened it is unpacked beside it for a while."""
+    """The next backup takes about what the last one did, beside copies that are captured, or unpacked to be opened."""
     size = last.summary.size if last else inspection.origin.size if inspection else 0
     stored = last.summary.repo_size if last else size
-    needed = stored + (size if job.settings.verify else 0)
+    copies = max(inspection.scratch_copies if inspection else 0, 1 if job.settings.verify else 0)
+    needed = stored + size * copies
     status = os.statvfs(_existing(job.directory.path))
     free = status.f_bavail * status.f_frsize
     return Finding("room", free > needed, f"{size_in_words(free)} free, a backup needs about {size_in_words(needed)}")

@@ -14,8 +14,9 @@ import pwd
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
 
+from .. import times
 from ..containers.container import Address
-from ..containers.standstill import Standstill, standstill
+from ..containers.standstill import Standstill, StillRunningError, standstill
 from ..errors import CorruptError, RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
@@ -24,11 +25,12 @@ from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
+from ..repository.state import Exchange
 from ..sources import tree
 from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
-from . import present
+from . import exchanges, present
 from .ownership import Ownership
 from .progress import Progress, silent
 from .proof import checked_trees, corruption_in, load_record
@@ -109,12 +111,19 @@ def restore(
         warnings = passed_over(directory, backup_id, backup)
         with _standstill(backup, request) as application:
             work = _Restore.prepare(backup, request, progress, warnings, application)
+            killed = exchanges.killed_at(directory, str(work.destination))
+            if killed:
+                work.warnings.append(killed)
             is_done = work.is_done()
             difference = work.difference(is_done) if request.describe else Difference()
             if is_done:
-                return work.result(work.give(predict), [], difference)
-            work.refuse()
-            return work.result(True, work.asides() if predict else work.run(), difference)
+                result = work.result(work.give(predict), [], difference)
+            else:
+                work.refuse()
+                result = work.result(True, work.asides() if predict else work.run(directory), difference)
+            if killed and not predict:
+                exchanges.forget(directory, str(work.destination))
+            return result
 
 
 def passed_over(directory: JobDirectory, backup_id: Optional[str], backup: PublishedBackup) -> List[str]:
@@ -176,7 +185,7 @@ class _Restore:
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
         told = self.plan.map_sizes, self.manifest.to_json(), self.warnings, difference
-        return Restored(changed, self._destination(), files, aside, *told)
+        return Restored(changed, self.destination, files, aside, *told)
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
@@ -206,7 +215,7 @@ class _Restore:
             for record in records
         }
         found = {path: Ownership().in_words(status) for path, status in states.items()}
-        dest = {"dest": str(self._destination())}
+        dest = {"dest": str(self.destination)}
         return Difference({**dest, **before, "owner": found} if states else {}, {**dest, "owner": given})
 
     def asides(self) -> List[Path]:
@@ -227,7 +236,7 @@ class _Restore:
         else:
             self.warnings.extend(self.source.refuse_in_use(self.plan))
 
-    def run(self) -> List[Path]:
+    def run(self, directory: JobDirectory) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
         try:
             with Swap(self.plan.root) as swap:
@@ -245,11 +254,20 @@ class _Restore:
                     beside = [self.plan.root / name for name in self.plan.displaced]
                     for path in dict.fromkeys([*self._displaced(), *beside]):
                         swap.displace(path)
-                    return _commit(swap, self.application)
+                    with self._noted(directory):
+                        return _commit(swap, self.application)
         except OSError as error:
             raise RestoreError(
                 f"cannot restore to {self.plan.root}: {sentence(error)}; what was there is unchanged"
             ) from error
+
+    def _noted(self, directory: JobDirectory) -> ContextManager[None]:
+        name = self.application.container.name if self.application and self.application.was_running else None
+        if not (name or self.asides()):
+            # What replaces nothing leaves nothing half old.
+            return contextlib.nullcontext()
+        exchange = Exchange(times.to_rfc3339(times.now()), self.backup.id, str(self.plan.root), name)
+        return exchanges.noted(directory, str(self.destination), exchange)
 
     def _stage(self, swap: Swap) -> List[Path]:
         """Returns where the files are that will come to their targets."""
@@ -319,12 +337,14 @@ class _Restore:
     def _occupied(self) -> Optional[Path]:
         """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""
         root = self.plan.root
-        if root == Path(os.path.realpath(self._destination())) and is_directory(root) and holds_anything(root):
+        if root == Path(os.path.realpath(self.destination)) and is_directory(root) and holds_anything(root):
             return root
         names = [*self.plan.files.values(), *self.plan.trees]
         return next((root / name for name in names if os.path.lexists(root / name)), None)
 
-    def _destination(self) -> Path:
+    @property
+    def destination(self) -> Path:
+        """Where to, as people call it."""
         return self.request.destination or Path(self.manifest.source.path)
 
     def _ownership(self, record: FileRecord) -> Ownership:
@@ -367,7 +387,12 @@ def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
     with held_back():
         if application:
             application.begin_exchange()
-        aside = swap.commit(application.start if application else None)
+        try:
+            aside = swap.commit(application.start if application else None)
+        except StillRunningError as error:
+            # To put old files back below a server that runs would spoil both.
+            told = f"the restored files stay, what was there lies beside them as *{swap.keep()}"
+            raise StillRunningError(f"{error}; {told}") from error
         end_of_work()
         return aside
 

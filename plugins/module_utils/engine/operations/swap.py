@@ -144,12 +144,17 @@ class Swap:
                 # Undone first of all: what came there meanwhile, as a journal, would spoil the old files.
                 self._undo.callback(_remove, path)
             accept()
-        self._undo.pop_all()
+        self.keep()
         for path in removable:
             # The restore is done; a file more beside it harms nobody.
             with contextlib.suppress(OSError):
                 path.unlink()
         return kept
+
+    def keep(self) -> str:
+        """Leave all as it is now; returns what the names of things that were put aside end with."""
+        self._undo.pop_all()
+        return self._suffix
 
     def _anchored(self, path: Path) -> Path:
         return anchored(self._directories[path.parent], path.name)

@@ -68,11 +68,11 @@ class JobDirectory:
             raise UsageError(f"{self.path} is a link; a job has a directory of its own in the repository")
 
     @contextlib.contextmanager
-    def staging(self, started: datetime.datetime, compression: Compression) -> Iterator[Staging]:
+    def staging(self, started: datetime.datetime, compression: Compression, verify: bool = True) -> Iterator[Staging]:
         """A new backup in the making; what is not published is removed at the end."""
         backup_id = self.free_id(started)
         with working_directory(self.path / (STAGING_PREFIX + backup_id)) as directory:
-            yield Staging(directory, backup_id, compression)
+            yield Staging(directory, backup_id, compression, verify)
 
     def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""

@@ -20,15 +20,19 @@ from .tree import Included
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a look from outside tells, before anything is copied."""
+    """What a look from outside tells, before anything is copied.
+
+    scratch_copies: how many uncompressed copies lie in the repository while the database is captured.
+    """
 
     origin: Origin
     engine: Named
+    scratch_copies: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """What was copied into the staging, and how.
+    """What was copied into the staging, and how. opened: the engine has read all of just these bytes already.
 
     With needs_check it is no backup before it was opened, whatever the job says.
     """
@@ -37,6 +41,7 @@ class Capture:
     engine: Named
     kind: Kind
     warnings: List[str]
+    opened: bool = False
     needs_check: bool = False
 
 
@@ -100,6 +105,7 @@ class Source(abc.ABC):
     def capture(self, staging: Staging) -> Capture:
         """Stream a consistent copy into the staging.
 
+        A source whose copy is in a file first has the engine read that meanwhile, if the staging is to be verified.
         Raises SourceError.
         """
 

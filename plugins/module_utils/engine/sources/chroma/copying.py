@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional
 
 from ...errors import SourceError
 from ...processes import Report
+from ...stream.stages import in_thread
 from ..sqlite.live import LiveDatabase
 from ..sqlite.site import Site
 from ..sqlite.snapshot import Files
@@ -55,7 +56,10 @@ def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments
     with live.reading(limits.lock_timeout) as connection:
         schema.refuse_others(connection, site.shown)
         known = schema.vector_segments(connection)
-    live.prepare(files.data)
+    preparing = in_thread(lambda: live.prepare(files.data))
+    if with_segments:
+        segments.refresh(known)
+    preparing.result()
     retries = 0
     while True:
         if with_segments:
@@ -86,7 +90,7 @@ def _settle(segments: LiveSegments, wanted: Any) -> None:
     """Under the lock: wait until all segments are whole, but not for long."""
     deadline = time.monotonic() + _LONGEST_HOLD
     while True:
-        fault: Optional[str] = segments.refresh(wanted)
+        fault: Optional[str] = segments.refresh(wanted, in_haste=True)
         if fault is None:
             return
         if time.monotonic() > min(deadline, segments.changed + _LONGEST_REST):
