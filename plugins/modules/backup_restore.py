@@ -81,10 +81,51 @@ options:
       opened before.
     type: int
     default: 60
+  connection:
+    description:
+      - Fully qualified name of the var with the connection of a live database, as V(my.app/conn), in the server that
+        O(port), O(socket) or O(port_file) name. A snapshot that M(embedded.db_backup.nrepl_export) made of a DataScript
+        or Datalevin database is loaded into it, instead of being written to a file.
+      - Nothing there changes until all has arrived, has the SHA-256 of the backup, was read, and every datom was
+        compared. Then it changes as a whole. A database that is not empty is refused.
+      - DataScript keeps the numbers of entities and transactions, and takes the schema of the backup. With O(force)
+        what is there is replaced, and stays in the var C(embedded.db-backup/replaced) until the next time or the end of
+        the server. Listeners are not called.
+      - Datalevin keeps the numbers of entities and gives transactions new ones. The schema of the backup is added to
+        that which is there. O(force) is refused; have the application use a new database.
+    type: str
+  import_function:
+    description:
+      - Instead of O(connection), the fully qualified name of a function of the application, as
+        V(my.app/import-from-file!). It is called with the path of a temporary file of the server that holds the export,
+        and has to be done with it when it returns.
+      - What it does with a database that is not empty is its own affair.
+    type: str
+  load_timeout:
+    description: Seconds that all which concerns the server of O(connection) or O(import_function) may take.
+    type: int
+    default: 3600
+  from:
+    description: A table that the option O(embedded.db_backup.nrepl_export#module:also_to) of the job has filled. The
+      backup is taken from there, not from the repository, with the row of O(id) or else the newest row of the job.
+    type: dict
+    suboptions:
+      sqlite:
+        description: Absolute path of the SQLite database. Give it or O(from.postgresql).
+        type: path
+      postgresql:
+        description: Connection string of the PostgreSQL database, as V(service=backups).
+        type: str
+      table:
+        description: Name of the table.
+        type: str
+        default: db_backup
 extends_documentation_fragment:
+  - embedded.db_backup.nrepl
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
 seealso:
+  - module: embedded.db_backup.nrepl_export
   - module: embedded.db_backup.backup_info
   - module: embedded.db_backup.backup_verify
 """
@@ -106,23 +147,36 @@ EXAMPLES = r"""
     name: vectors
     container: chroma
     force: true
+
+- name: Load the newest export back into the running application, whose database must be empty
+  embedded.db_backup.backup_restore:
+    name: notes
+    port_file: /srv/notes/.nrepl-port
+    connection: notes.db/conn
+
+- name: Get an export back from a table
+  embedded.db_backup.backup_restore:
+    name: notes
+    from:
+      postgresql: service=backups
+    dest: /srv/notes.edn
 """
 
 RETURN = r"""
 dest:
-  description: Where it was restored to.
+  description: Where it was restored to, a path, or what names the server and what in it.
   returned: success
   type: str
   sample: /srv/kg
 files:
   description: Paths of what was restored.
-  returned: success
+  returned: success, of a restore to files
   type: list
   elements: str
   sample: [/srv/kg/data.mdb]
 aside:
   description: Paths under which what was there before is kept. Remove them when they are no longer needed.
-  returned: success
+  returned: success, of a restore to files
   type: list
   elements: str
   sample: [/srv/kg/data.mdb.before-restore-20261121T091500Z]
@@ -133,9 +187,25 @@ position:
   sample: 536870921
 map_sizes:
   description: For each restored environment the map size in bytes that the application needs at least.
-  returned: success
+  returned: success, of a restore to files
   type: dict
   sample: {data.mdb: 10737418240}
+before:
+  description: What the live database held before, with the number of C(datoms) and its last transaction, C(basis). Null
+    when a function loads it.
+  returned: success, of a restore to a live application
+  type: dict
+  sample: {datoms: 0, basis: 536870912}
+after:
+  description: The same of the live database afterwards, in check mode of the backup.
+  returned: success, of a restore to a live application
+  type: dict
+  sample: {datoms: 600000, basis: 536876912}
+replaced:
+  description: Name of the var in the server that has what was replaced.
+  returned: success, of a restore to a live application
+  type: str
+  sample: embedded.db-backup/replaced
 backup:
   description: The manifest of the backup.
   returned: success
@@ -233,17 +303,30 @@ exit_code:
   sample: 11
 """
 
+import contextlib
 import datetime
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, ContextManager, Dict, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, essence, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import (
+    NREPL_ARGUMENTS,
+    REPOSITORY_ARGUMENTS,
+    essence,
+    finish,
+)
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl import address as servers
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import load as loading
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.fetch import fetched
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stores.table import Store
+
+FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
 
 
 def main() -> None:
@@ -262,6 +345,18 @@ def main() -> None:
             "docker_host": {"type": "str"},
             "heartbeat": {"type": "str"},
             "timeout": {"type": "int", "default": 60},
+            "connection": {"type": "str"},
+            "import_function": {"type": "str"},
+            "load_timeout": {"type": "int", "default": 3600},
+            "from": {
+                "type": "dict",
+                "options": {
+                    "sqlite": {"type": "path"},
+                    "postgresql": {"type": "str", "no_log": True},
+                    "table": {"type": "str", "default": "db_backup"},
+                },
+            },
+            **NREPL_ARGUMENTS,
             **REPOSITORY_ARGUMENTS,
         },
         mutually_exclusive=[("id", "at"), ("at", "position")],
@@ -271,6 +366,43 @@ def main() -> None:
 
 
 def run(module: AnsibleModule) -> Dict[str, Any]:
+    params = module.params
+    with job_with_backup(params) as job:
+        if params["connection"] is not None or params["import_function"] is not None:
+            return load(module, job)
+        given = [name for name in NREPL_ARGUMENTS if params[name] is not None]
+        if given:
+            raise UsageError(f"{given[0]}: is of a server to load into; name connection or import_function too")
+        return restore_files(module, job)
+
+
+def job_with_backup(params: Dict[str, Any]) -> ContextManager[JobDirectory]:
+    """The job in the repository, or one that has but the backup from a store."""
+    job = repository_at(params["repository"]).job(params["name"])
+    return fetched(Store(**params["from"]), job.name, params["id"]) if params["from"] else contextlib.nullcontext(job)
+
+
+def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
+    params = module.params
+    for name in FOR_FILES:
+        if params[name] is not None:
+            raise UsageError(f"{name}: is for restoring files, not for loading into an application")
+    request = loading.Request(
+        address=servers.Address(**{name: params[name] for name in NREPL_ARGUMENTS}),
+        connection=params["connection"],
+        import_function=params["import_function"],
+        force=params["force"],
+        timeout=params["load_timeout"],
+        silence=params["timeout"],
+    )
+    result = loading.load(job, params["id"], request, predict=module.check_mode).to_json()
+    if module._diff:
+        after = {**essence(result["backup"]), "dest": result["dest"], **(result["after"] or {})}
+        result["diff"] = {"before": {"dest": result["dest"], **(result["before"] or {})}, "after": after}
+    return result
+
+
+def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
     params = module.params
     request = Request(
         destination=Path(params["dest"]) if params["dest"] else None,
@@ -283,7 +415,6 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         timeout=params["timeout"],
         describe=module._diff,
     )
-    job = repository_at(params["repository"]).job(params["name"])
     at = moment(params["at"])
     restored = restore(job, params["id"], request, module.check_mode, at=at, position=params["position"])
     result = restored.to_json()

@@ -151,6 +151,18 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     _timeout(parser)
     _dry_run(parser)
+    group = parser.add_argument_group("load an export back into a running application, not into files")
+    group.add_argument("--connection", metavar="NAME", help="the var with the connection, as my.app/conn")
+    group.add_argument(
+        "--import-function", metavar="NAME", help="instead, the function to call with the path of a file"
+    )
+    text = "for all of it, default: %(default)s"
+    group.add_argument("--load-timeout", type=int, metavar="SECONDS", default=3600, help=text)
+    _server_options(parser)
+    group = parser.add_argument_group("restore an export from a table beside the repository")
+    group.add_argument("--from-sqlite", metavar="FILE")
+    group.add_argument("--from-postgresql", metavar="CONNECTION", help="without a password, as service=name")
+    group.add_argument("--table", metavar="NAME", default="db_backup", help="default: %(default)s")
 
 
 def _adopt_options(parser: argparse.ArgumentParser) -> None:

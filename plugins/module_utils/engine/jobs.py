@@ -19,6 +19,7 @@ from .repository.repository import JobDirectory, Repository, default_repository
 from .repository.retention import Policy
 from .sources.base import Source
 from .sources.registry import job_type
+from .stores.table import Store
 from .stream import compression as codecs
 
 DEFAULT_DIRECTORY = Path("/etc/db-backup/jobs.d")
@@ -41,13 +42,14 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Settings, the source they lead to, and what to keep of its backups."""
+    """Settings, the source they lead to, what to keep of its backups, and the stores that get each of them too."""
 
     settings: Settings
     retention: Policy
     source: Source
     compression: codecs.Compression
     timeout: float
+    also_to: List[Store] = dataclasses.field(default_factory=list)
 
     @property
     def directory(self) -> JobDirectory:
@@ -92,7 +94,8 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
         if not math.isfinite(settings.min_age_hours):
             raise UsageError(f"min_age_hours: {settings.min_age_hours:g} is not a number of hours")
         compression = codecs.choose(settings.compression, settings.compression_level)
-        return Job(settings, retention, source_class(specific), compression, specific.timeout)
+        source, also_to = source_class(specific), getattr(specific, "also_to", [])
+        return Job(settings, retention, source, compression, specific.timeout, also_to)
     except (DecodingError, UsageError) as error:
         raise UsageError(_at(place, str(error))) from error
 

@@ -13,11 +13,15 @@ from ..containers.container import Address
 from ..errors import UsageError
 from ..operations import restore as restoring
 from ..terminal import ProgressBar
-from .common import Told, repository_of, warning_lines
+from .common import Told, job_with_backup, warning_lines
 
 
 def restore(options: argparse.Namespace) -> Told:
     """Restore a backup, or with dry_run tell what would be done."""
+    if options.connection is not None or options.import_function is not None:
+        from .loading import load  # noqa: PLC0415 - restores of files do not need its code
+
+        return load(options)
     request = restoring.Request(
         destination=options.dest,
         force=options.force,
@@ -32,8 +36,7 @@ def restore(options: argparse.Namespace) -> Told:
         at = times.from_person(options.at) if options.at else None
     except ValueError as error:
         raise UsageError(f"--at: {error}") from None
-    job = repository_of(options).job(options.job)
-    with ProgressBar("restoring", options.quiet) as progress:
+    with ProgressBar("restoring", options.quiet) as progress, job_with_backup(options) as job:
         result = restoring.restore(
             job, options.id, request, options.dry_run, progress, at=at, position=options.position
         )

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from .. import VERSION, times
 from ..errors import BackupError, sentence
+from ..interrupts import work_goes_on
 from ..jobs import Job
 from ..repository.chain import Chain
 from ..repository.manifest import INCREMENT, UNKNOWN, Check, FileRecord, Host, Kind, Manifest, Named, Origin, Summary
@@ -31,13 +32,15 @@ from .progress import Progress, silent
 from .proof import corruption_in, prove
 from .prune import Plan, prune
 from .prune import plan as plan_to_prune
+from .store import put_into
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run did. Without changed, reason says why; path is that of the backup, also when only predicted.
 
-    pruned tells what became of all backups of the job afterwards, where a policy says what to keep.
+    pruned tells what became of all backups of the job afterwards, where a policy says what to keep; also_in names the
+    stores that have it too.
     """
 
     changed: bool
@@ -47,6 +50,7 @@ class Outcome:
     reason: Optional[str] = None
     pruned: Optional[Plan] = None
     warnings: List[str] = dataclasses.field(default_factory=list)
+    also_in: List[str] = dataclasses.field(default_factory=list)
 
     @property
     def skipped(self) -> bool:
@@ -62,6 +66,7 @@ class Outcome:
             "path": str(self.path),
             "backup": self.backup,
             "pruned": self.pruned.to_json() if self.pruned else None,
+            **({"also_in": self.also_in} if self.also_in else {}),
             "warnings": self.warnings,
         }
 
@@ -88,7 +93,7 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
                 state.last_attempt = attempt
             raise
         outcome = dataclasses.replace(outcome, warnings=[*leftovers, *outcome.warnings])
-        return _pruned(job, _concluded(directory, attempt, outcome))
+        return _stored(job, attempt, _pruned(job, _concluded(directory, attempt, outcome)))
 
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
@@ -135,6 +140,23 @@ def _pruned(job: Job, outcome: Outcome) -> Outcome:
         return dataclasses.replace(outcome, warnings=[*outcome.warnings, f"backups were not pruned: {told}"])
     # Both met the same leftovers.
     return dataclasses.replace(outcome, pruned=plan, warnings=list(dict.fromkeys(outcome.warnings + plan.warnings)))
+
+
+def _stored(job: Job, attempt: Attempt, outcome: Outcome) -> Outcome:
+    """The backup stays published, whatever becomes of it in the stores."""
+    if not outcome.changed or not job.also_to:
+        return outcome
+    # What was published cannot be undone by a signal, but this can be left.
+    work_goes_on()
+    try:
+        backup = PublishedBackup(outcome.path)
+        stored = put_into(job.also_to, backup, backup.manifest(), job.timeout)
+    except BaseException as error:
+        attempt.status, attempt.message = "failed", str(error) or type(error).__name__
+        with contextlib.suppress(OSError), job.directory.changed_state() as state:
+            state.last_attempt = attempt
+        raise
+    return dataclasses.replace(outcome, also_in=stored)
 
 
 def remember_proof(state: State, manifest: Dict[str, Any]) -> None:

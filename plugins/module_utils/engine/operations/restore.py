@@ -24,6 +24,7 @@ from ..paths import create, is_directory
 from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
+from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.state import Exchange
 from ..sources import tree
@@ -119,9 +120,7 @@ def restore(
     choice = choose(directory, backup_id, at, position)
     is_newest = backup_id is None and at is None and position is None
     with choice.chain.in_use():
-        newer = [other.id for other in directory.backups() if is_newest and other.id > choice.chain.backup.id]
-        told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
-        warnings = [f"backup {other} {told}" for other in newer]
+        warnings = passed_over(directory, choice.chain.backup) if is_newest else []
         with _standstill(choice.manifest, request) as application:
             work = _Restore.prepare(choice, request, progress, warnings, application)
             killed = exchanges.killed_at(directory, str(work.destination))
@@ -137,6 +136,13 @@ def restore(
             if killed and not predict:
                 exchanges.forget(directory, str(work.destination))
             return result
+
+
+def passed_over(directory: JobDirectory, backup: PublishedBackup) -> List[str]:
+    """A sentence about each backup that is newer than the latest good one."""
+    newer = [other.id for other in directory.backups() if other.id > backup.id]
+    told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
+    return [f"backup {other} {told}" for other in newer]
 
 
 @dataclasses.dataclass(frozen=True)

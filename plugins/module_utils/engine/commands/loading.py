@@ -1,0 +1,46 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command restore, where it loads a backup back into a running application."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UsageError
+from ..operations import load as loading
+from ..terminal import ProgressBar
+from .common import Told, job_with_backup, warning_lines
+from .evaluation import address_of
+
+_FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
+
+
+def load(options: argparse.Namespace) -> Told:
+    """Load a backup, or with dry_run tell what would be done."""
+    for name in _FOR_FILES:
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for restoring files, not for loading into an application")
+    request = loading.Request(
+        address=address_of(options),
+        connection=options.connection,
+        import_function=options.import_function,
+        force=options.force,
+        timeout=options.load_timeout,
+        silence=options.timeout,
+    )
+    with ProgressBar("verifying", options.quiet) as progress, job_with_backup(options) as job:
+        result = loading.load(job, options.id, request, predict=options.dry_run, progress=progress)
+    return Told(result.to_json(), _text(result, options))
+
+
+def _text(result: loading.Loaded, options: argparse.Namespace) -> str:
+    verb = "would load" if options.dry_run else "loaded"
+    lines = warning_lines(result.warnings)
+    lines.append(f"{options.job}: {verb} backup {result.backup['id']} into {result.destination}")
+    if result.before and result.after:
+        lines.append(f"  {result.before.datoms} datoms before, {result.after.datoms} after")
+    if result.replaced:
+        lines.append(f"  what was there before: {result.replaced}, until the server ends")
+    return "\n".join(lines)

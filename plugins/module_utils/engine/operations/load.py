@@ -1,0 +1,257 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Load an export back into the live database of an application, or have a function of the application do so."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+from ..errors import CorruptError, EvaluationError, RestoreError, SourceError, UsageError
+from ..nrepl.address import Address
+from ..nrepl.client import Client
+from ..nrepl.deadline import Deadline
+from ..processes import DEFAULT_TIMEOUT, check_timeout
+from ..repository.manifest import Manifest
+from ..repository.published import PublishedBackup
+from ..repository.repository import JobDirectory
+from ..sources.nrepl import loading, quoting
+from ..sources.nrepl.arrival import Arrival
+from ..sources.nrepl.loading import State
+from ..sources.nrepl.options import SNAPSHOT, NreplOptions
+from ..sources.nrepl.runtime import Runtime
+from ..sources.nrepl.source import EXPORT, NreplSource, runtime_of
+from ..stream.stages import CHUNK
+from .progress import Progress, silent
+from .proof import corruption_in, prove
+from .restore import passed_over
+
+# Seconds for having the server forget what was sent.
+_FAREWELL = 5.0
+_REPLACED = "embedded.db-backup/replaced"
+_AS_IT_WAS = "the database is as it was"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Into which server, and there either the var that holds the connection, or a function of one path.
+
+    timeout is for all that concerns the server, silence the longest one of the process that reads the backup; both in
+    seconds. With force, what a database holds is replaced where that can be done in one step.
+    """
+
+    address: Address
+    connection: Optional[str] = None
+    import_function: Optional[str] = None
+    force: bool = False
+    timeout: int = 3600
+    silence: float = DEFAULT_TIMEOUT
+
+    def check(self) -> None:
+        """Raise UsageError for what makes no sense."""
+        self.address.check()
+        check_timeout(self.timeout)
+        check_timeout(self.silence)
+        if (self.connection is None) == (self.import_function is None):
+            raise UsageError("a backup is loaded either into a connection or by import_function; give one of them")
+        for name in ("connection", "import_function"):
+            value = getattr(self, name)
+            if value is not None and not quoting.is_qualified(value):
+                raise UsageError(f"{name} {value!r} is not a name with its namespace, such as my.app/{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What was done, or is predicted. before and after are unknown of what a function does.
+
+    replaced is the var that has the database as it was before, until the next one is replaced or the server ends.
+    """
+
+    destination: str
+    backup: Dict[str, Any]
+    before: Optional[State]
+    after: Optional[State]
+    replaced: Optional[str]
+    warnings: List[str]
+
+    def to_json(self) -> Dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "changed": True,
+            "dest": self.destination,
+            "before": dataclasses.asdict(self.before) if self.before else None,
+            "after": dataclasses.asdict(self.after) if self.after else None,
+            "replaced": self.replaced,
+            "backup": self.backup,
+            "warnings": self.warnings,
+        }
+
+
+def load(
+    directory: JobDirectory,
+    backup_id: Optional[str],
+    request: Request,
+    predict: bool = False,
+    progress: Progress = silent,
+) -> Loaded:
+    """Load the backup with this id, or the latest good one; with predict, only look.
+
+    Raises RestoreError when the database is not empty, or did not take the backup, and tells in which state it is;
+    CorruptError for a backup that does not verify, of which nothing was sent then; NoConnectionError.
+    """
+    request.check()
+    backup = directory.backup(backup_id)
+    with backup.in_use():
+        work = _Load.prepare(backup, request, [] if backup_id else passed_over(directory, backup))
+        if predict:
+            return work.predict()
+        with _verified(directory, backup, work.manifest, request.silence, progress) as text:
+            return work.run(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """What the steps of one load share. expected is what a database has to hold afterwards."""
+
+    backup: PublishedBackup
+    request: Request
+    manifest: Manifest
+    options: NreplOptions
+    expected: Optional[State]
+    warnings: List[str]
+
+    @classmethod
+    def prepare(cls, backup: PublishedBackup, request: Request, warnings: List[str]) -> _Load:
+        """Read and check everything that is small."""
+        manifest = backup.manifest()
+        if manifest.engine.name != NreplSource.type:
+            raise UsageError(f"backup {backup.id} is of {manifest.engine.name}; only exports over nREPL can be loaded")
+        backup.check_sizes(manifest)
+        server = dataclasses.asdict(request.address)
+        if request.import_function is not None:
+            options = NreplOptions(**server, function=request.import_function, timeout=request.timeout)
+            return cls(backup, request, manifest, options, None, warnings)
+        database = _database_of(manifest)
+        options = NreplOptions(**server, database=database, connection=request.connection, timeout=request.timeout)
+        told = [] if loading.check_loadable(database).keeps_basis else [_new_transactions(database)]
+        return cls(backup, request, manifest, options, _expected(manifest), [*warnings, *told])
+
+    def predict(self) -> Loaded:
+        """Look at what is there."""
+        with Client(self.request.address, Deadline(self.request.timeout)) as client:
+            return self._result(self._look(client, runtime_of(self.options, client.describe().versions)))
+
+    def run(self, text: Path) -> Loaded:
+        """Send the text, and have it loaded."""
+        with Client(self.request.address, Deadline(self.request.timeout)) as client:
+            runtime = runtime_of(self.options, client.describe().versions)
+            arrival = Arrival(runtime, self.request.timeout)
+            before = self._look(client, runtime)
+            try:
+                with self._told(_AS_IT_WAS):
+                    arrival.send(client, _chunks(text))
+                after = self._load(client, runtime, arrival)
+            finally:
+                self._forget(arrival)
+        return self._result(before, after)
+
+    def _look(self, client: Client, runtime: Runtime) -> Optional[State]:
+        """What the database holds; raises RestoreError when that must not be replaced."""
+        with self._told(_AS_IT_WAS):
+            if self.expected is None:
+                client.evaluate(runtime.known(str(self.options.function))).only_value()
+                return None
+            before = loading.state_of(client.evaluate(loading.looked(runtime)))
+        database = str(self.options.database)
+        can_replace = loading.check_loadable(database).can_replace
+        if before.datoms and not (can_replace and self.request.force):
+            hint = (
+                "with force it is replaced" if can_replace else "load into a new one, and have the application use it"
+            )
+            raise RestoreError(f"{self.options.place} is not empty, it holds {before.datoms} datoms; {hint}")
+        return before
+
+    def _load(self, client: Client, runtime: Runtime, arrival: Arrival) -> Optional[State]:
+        sha256 = self.manifest.files[0].sha256
+        if self.expected is None:
+            with self._told("what the function has changed is not known"):
+                client.evaluate(arrival.opened(sha256, arrival.called(runtime))).only_value()
+            return None
+        code = loading.loaded(runtime, arrival.read, self.expected, self.request.force)
+        with self._told("the database is as it was, or holds the whole backup"):
+            answer = client.evaluate(arrival.opened(sha256, code))
+        with self._told(_AS_IT_WAS):
+            answer.only_value()
+        with self._told("the database holds the backup"):
+            return loading.state_of(answer)
+
+    def _forget(self, arrival: Arrival) -> None:
+        """From a session of its own: the other one may be cut off."""
+        with contextlib.suppress(SourceError), Client(self.request.address, Deadline(_FAREWELL)) as client:
+            arrival.forget(client)
+
+    def _result(self, before: Optional[State], after: Optional[State] = None) -> Loaded:
+        replaced = _REPLACED if before and before.datoms else None
+        told = self.options.place, self.manifest.to_json(), before, after or self.expected, replaced, self.warnings
+        return Loaded(*told)
+
+    @contextlib.contextmanager
+    def _told(self, state: str) -> Iterator[None]:
+        """Have the error of an answer tell what was tried, and in which state the database is."""
+        try:
+            yield
+        except EvaluationError as error:
+            what = f"backup {self.backup.id} was not loaded into {self.options.place}"
+            raise RestoreError(f"{what}: {error}; {state}") from error
+
+
+def _database_of(manifest: Manifest) -> str:
+    NreplSource.trees(manifest.source)
+    details = manifest.source.details
+    if details.get("database") is None:
+        raise UsageError("the backup is no export of a known database; name a function that reads it: import_function")
+    if details["content"] != SNAPSHOT:
+        raise UsageError(f"the backup holds {details['content']} without a schema; only a snapshot can be loaded")
+    return str(details["database"])
+
+
+def _expected(manifest: Manifest) -> State:
+    records, position = manifest.source.details.get("records"), manifest.source.position
+    if records is None or position is None:
+        raise CorruptError("the manifest is not valid: it does not tell how many datoms the snapshot has")
+    return State(records, position.start)
+
+
+def _new_transactions(database: str) -> str:
+    return f"{database} gives transactions new numbers; entities, attributes and values are kept"
+
+
+@contextlib.contextmanager
+def _verified(
+    directory: JobDirectory, backup: PublishedBackup, manifest: Manifest, timeout: float, progress: Progress
+) -> Iterator[Path]:
+    """The text of the backup as a file, proven like that of any restore."""
+    scratch_of = directory.scratch if directory.is_writable() else directory.scratch_elsewhere
+    with scratch_of() as scratch:
+        with corruption_in(f"backup {backup.id} of job {backup.job}"):
+            prove(
+                backup,
+                records=manifest.files,
+                compression=manifest.compression.type,
+                source=NreplSource,
+                origin=manifest.source,
+                scratch=scratch,
+                timeout=timeout,
+                progress=progress,
+            )
+        yield scratch.path / EXPORT
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk

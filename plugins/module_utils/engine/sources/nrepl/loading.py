@@ -1,0 +1,203 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Load what a preset exported back into a live database: all of it or nothing.
+
+What the server made of the text is compared with what its database then gives, datom by datom, before the application
+can see it. DataScript: the new database is a value, which takes the place of the old one in one step. Datalevin: all is
+done in one transaction, which is given up when anything differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Dict
+
+from ...errors import UsageError
+from ...nrepl.answer import Answer
+from . import literals
+from .forms import fill, resolved
+from .jvm import Jvm
+from .presets import PRESETS
+from .runtime import Runtime
+from .told import strange, unquoted
+
+_STATE = """
+(str (reduce (fn [count datom] (inc count)) 0 (<datoms> database <index>)) " " (:max-tx database))"""
+
+_LOOKED = """
+(let [connection <connection>
+      database @connection]
+  <state>)"""
+
+# Both sides are ordered by entity; within one the order may differ. What is not equal to itself, as NaN, or only equal
+# by its content, as an array of bytes, is compared as it is exported.
+_LOADED = """
+(let [connection <connection>
+      encode <encode>
+      printed (fn [records]
+                (binding [*print-length* nil *print-level* nil]
+                  (frequencies (map (fn [record] (pr-str (mapv encode record))) records))))
+      compare-all (fn [sent found]
+                    (loop [sent (partition-by first sent)
+                           found (partition-by first found)]
+                      (let [one (first sent) other (first found)]
+                        (when (or one other)
+                          (when-not (or (= one other) (= (printed one) (printed other)))
+                            (throw (ex-info (str "entity " (ffirst (or one other)) " is not as it was exported") {})))
+                          (recur (rest sent) (rest found))))))
+      sent <sent>
+      records (:datoms sent)]
+  (when-not (and (map? sent)
+                 (= [1 <kind> :snapshot] (map sent [:embedded.db_backup/export :database :content]))
+                 (= <count> (:count sent) (count records))
+                 (= <basis> (:max-tx sent))
+                 (every? (fn [record] (and (= 4 (count record)) (pos-int? (first record)) (pos-int? (peek record))))
+                         records))
+    (throw (ex-info "the text is no whole snapshot of such a database" {})))
+  <loaded>)"""
+
+_DATASCRIPT = """
+(let [before @connection
+      many (count (<datoms> before :eavt))
+      make <make>
+      database (assoc (<init> (map (fn [[entity attribute value tx]] (make entity attribute value tx)) records)
+                              (:schema sent))
+                 :max-tx (:max-tx sent)
+                 :max-eid (:max-eid sent))]
+  (when-not (or <force> (zero? many))
+    (throw (ex-info (str "the database holds " many " datoms") {})))
+  (compare-all records (map (juxt :e :a :v :tx) (<datoms> database :eavt)))
+  (reduce (fn [one other]
+            (when (= [(:e one) (:a one) (:v one)] [(:e other) (:a other) (:v other)])
+              (throw (ex-info (str "entity " (:e one) " has a datom twice") {})))
+            other)
+          nil (<datoms> database :eavt))
+  (when-not (= (:schema sent) (:schema database))
+    (throw (ex-info "the schema is not as it was exported" {})))
+  (when-not (<exchange> connection before database)
+    (throw (ex-info "the database was changed in the meantime" {})))
+  (when (pos? many)
+    (intern (create-ns 'embedded.db-backup) 'replaced before))
+  <state>)"""
+
+# Attributes that are made of others follow by themselves.
+_DATALEVIN = """
+(let [ordered (sort-by (comp :db/aid val) (:schema sent))
+      schema (apply array-map (mapcat (fn [[attribute properties]] [attribute (dissoc properties :db/aid)]) ordered))
+      derived? (fn [[entity attribute]] (get-in schema [attribute :db/tupleAttrs]))]
+  (datalevin.core/with-transaction [writing connection]
+    (when (seq (<datoms> @writing :eav))
+      (throw (ex-info "the database is not empty any more" {})))
+    (<update_schema> writing schema)
+    (doseq [batch (partition-all <batch> (remove derived? records))]
+      (<transact> writing (mapv (fn [[entity attribute value]] [:db/add entity attribute value]) batch)))
+    (compare-all (map (fn [record] (subvec record 0 3)) records)
+                 (map (juxt :e :a :v) (<datoms> @writing :eav)))
+    (let [made (<schema> writing)]
+      (doseq [[attribute properties] schema]
+        (when-not (= properties (dissoc (get made attribute) :db/aid))
+          (throw (ex-info (str "the schema of " attribute " is not as it was exported") {})))))
+    (let [database @writing]
+      <state>)))"""
+
+_BATCH = 10_000
+_FOUND = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})", re.ASCII)
+
+# In a JVM a transaction of DataScript holds the connection, in JavaScript nothing else runs.
+_EXCHANGE = {
+    "jvm": "(fn [place old new] (locking place (compare-and-set! place old new)))",
+    "nbb": "compare-and-set!",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """How many datoms a live database holds, and its last transaction."""
+
+    datoms: int
+    basis: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """A kind of database that can be loaded into. functions are those of its own that the form names.
+
+    keeps_basis: transactions keep their ids. can_replace: what the database holds may be replaced, and stays in the var
+    embedded.db-backup/replaced.
+    """
+
+    form: str
+    functions: Dict[str, str]
+    keeps_basis: bool
+    can_replace: bool
+
+
+LOADINGS: Dict[str, Loading] = {
+    "datascript": Loading(
+        _DATASCRIPT, {"datoms": "datoms", "make": "datom", "init": "init-db"}, keeps_basis=True, can_replace=True
+    ),
+    "datalevin": Loading(
+        _DATALEVIN,
+        {"datoms": "datoms", "transact": "transact!", "update_schema": "update-schema", "schema": "schema"},
+        keeps_basis=False,
+        can_replace=False,
+    ),
+}
+
+
+def check_loadable(database: str) -> Loading:
+    """How this kind of database is loaded into.
+
+    Raises UsageError when it cannot be.
+    """
+    if database not in LOADINGS:
+        raise UsageError(
+            f"backups of {database} are loaded by a function of the application; name it with import_function"
+        )
+    return LOADINGS[database]
+
+
+def looked(runtime: Runtime) -> str:
+    """A form that gives the state of the database."""
+    return fill(_LOOKED, connection=runtime.connection, state=_state(runtime))
+
+
+def loaded(runtime: Runtime, sent: str, expected: State, force: bool) -> str:
+    """A form that loads what the form sent gives, which must be as expected, and gives the state afterwards."""
+    preset = PRESETS[str(runtime.options.database)]
+    loading = LOADINGS[preset.name]
+    functions = {
+        name: resolved(f"{preset.namespace}/{own}", runtime.resolve) for name, own in loading.functions.items()
+    }
+    given = {"exchange": _EXCHANGE[runtime.name], "force": "true" if force else "false", "batch": str(_BATCH)}
+    return fill(
+        _LOADED,
+        connection=runtime.connection,
+        encode=literals.JVM_ENCODE if runtime.name == Jvm.name else literals.NBB_ENCODE,
+        sent=sent,
+        kind=f":{preset.name}",
+        count=str(expected.datoms),
+        basis=str(expected.basis),
+        loaded=fill(loading.form, state=_state(runtime), **given, **functions),
+    )
+
+
+def _state(runtime: Runtime) -> str:
+    preset = PRESETS[str(runtime.options.database)]
+    datoms = resolved(f"{preset.namespace}/datoms", runtime.resolve)
+    return fill(_STATE, datoms=datoms, index=preset.index)
+
+
+def state_of(answer: Answer) -> State:
+    """What the server answers to both forms.
+
+    Raises EvaluationError with what it says went wrong, or for anything else.
+    """
+    text = unquoted(answer.only_value())
+    found = _FOUND.fullmatch(text)
+    if not found:
+        raise strange(text)
+    return State(*map(int, found.groups()))
