@@ -18,7 +18,8 @@ description:
   - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
   - New directories get the owner of the files in them and their mode, with the right to search where there is the right
     to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
-  - Stop the application first, or name its O(container). A destination that an application has open is refused.
+  - Stop the application first, or name its O(service) or O(container). A destination that an application has open is
+    refused.
 options:
   name:
     description: Name of the job.
@@ -26,6 +27,12 @@ options:
     required: true
   id:
     description: Which backup. Without it the newest good one.
+    type: str
+  at:
+    description:
+      - The newest good backup that began at this moment or before, as V(2026-11-21 01:30), V(2026-11-21), the end of
+        that day, or V(2026-11-21T01:30:00Z). Without a timezone, in that of the target.
+      - Not together with O(id).
     type: str
   dest:
     description:
@@ -59,9 +66,20 @@ options:
     type: str
   heartbeat:
     description:
-      - URL that must answer with status 200 within a minute after the start of O(container). Without it, a Chroma
-        server is asked for its own heartbeat; any other container must just stay up.
+      - URL that must answer with status 200 within a minute after the start of O(container) or O(service). Without it,
+        a Chroma server in a container is asked for its own heartbeat; anything else must just stay up.
     type: str
+  service:
+    description:
+      - Name of the service of systemd that is the application, treated as a O(container) is. It is one of the target
+        for root, else one of the user.
+    type: str
+  health:
+    description: A program with its arguments that must end with 0 within a minute after the start of O(container) or
+      O(service). It is called without a shell.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds without a sign of life after which the process is ended that reads a copy which was never
       opened before.
@@ -117,6 +135,12 @@ map_sizes:
   returned: success
   type: dict
   sample: {data.mdb: 10737418240}
+undo:
+  description: Commands of a shell that bring back what was there before; none where there was nothing.
+  returned: success
+  type: list
+  elements: str
+  sample: [mv -T /srv/kg/data.mdb.before-restore-20261121T091500Z /srv/kg/data.mdb]
 backup:
   description: The manifest of the backup.
   returned: success
@@ -214,11 +238,13 @@ exit_code:
   sample: 11
 """
 
+import datetime
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, essence, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
@@ -230,6 +256,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "id": {"type": "str"},
+            "at": {"type": "str"},
             "dest": {"type": "path"},
             "force": {"type": "bool", "default": False},
             "owner": {"type": "str"},
@@ -237,10 +264,13 @@ def main() -> None:
             "mode": {"type": "raw"},
             "container": {"type": "str"},
             "docker_host": {"type": "str"},
+            "service": {"type": "str"},
             "heartbeat": {"type": "str"},
+            "health": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
+        mutually_exclusive=[("id", "at"), ("service", "container")],
         supports_check_mode=True,
     )
     finish(module, lambda: run(module))
@@ -255,17 +285,27 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         group=params["group"],
         mode=mode_bits(params["mode"]),
         container=Address(params["container"], params["docker_host"]) if params["container"] else None,
+        service=params["service"],
         heartbeat=params["heartbeat"],
+        health=params["health"],
         timeout=params["timeout"],
         describe=module._diff,
     )
     job = repository_at(params["repository"]).job(params["name"])
-    restored = restore(job, params["id"], request, predict=module.check_mode)
+    restored = restore(job, params["id"], request, module.check_mode, at=moment(params["at"]))
     result = restored.to_json()
     if restored.changed and module._diff:
         after = {**essence(restored.backup), **restored.difference.after}
         result["diff"] = {"before": restored.difference.before, "after": after}
     return result
+
+
+def moment(text: Optional[str]) -> Optional[datetime.datetime]:
+    """As a person writes it."""
+    try:
+        return times.from_person(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"at: {error}") from None
 
 
 def mode_bits(mode: Any) -> Optional[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from . import VERSION, jobs
-from .commands import backups, listing, retention, trials
+from .commands import backups, listing, restoring, retention, trials
 from .commands.common import Told
 from .errors import BackupError, sentence
 from .interrupts import end_work_on_signals
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dbbackup {VERSION}")
     _add_common(parser)
-    parser.set_defaults(jobs_directory=jobs.DEFAULT_DIRECTORY)
+    parser.set_defaults(jobs_directory=jobs.default_directory())
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     _add_common(common)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -73,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add_for_job("run", backups.run, "back up now, as the job's file says")
     run.add_argument("--force", action="store_true", help="whatever min_age_hours and skip_unchanged say")
+    run.add_argument("--unattended", action="store_true", help="wait for the server, and try again when it fails")
     _dry_run(run)
+    alert = add_for_job("alert", backups.alert, "call the programs of on_failure")
+    alert.add_argument("--drill", action="store_true", help="for a drill that failed, not a run")
     add_for_jobs("list", listing.list_backups, "list backups")
     add_for_jobs("status", listing.status, "tell how jobs fared")
     verify = add_for_job("verify", backups.verify, "read a backup and open it")
@@ -82,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     look = add_for_job("check", trials.check, "tell whether a job could run and how its backups are")
     look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
     _drill_options(add_for_job("drill", trials.drill, "restore a backup aside and open it with the real engine"))
-    _restore_options(add_for_job("restore", backups.restore, "restore a backup"))
+    _restore_options(add_for_job("restore", restoring.restore, "restore a backup"))
     _adopt_options(add("adopt", _adopt, "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", retention.prune, "remove backups that need not be kept"))
     protect = add_for_job("protect", retention.protect, "keep a backup whatever the policy says")
@@ -105,13 +108,21 @@ def _docker_host(parser: argparse.ArgumentParser) -> None:
 
 
 def _restore_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--id", help="default: the newest good one")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--id", help="default: the newest good one")
+    choice.add_argument(
+        "--at", metavar="TIME", help="the newest good one of this time or before, as '2026-11-21 01:30'"
+    )
+    choice.add_argument("--latest", action="store_true", help="the newest good one, without a question")
+    parser.add_argument("--yes", action="store_true", help="the same as --force: replace what is there, ask nothing")
+    parser.add_argument("--ask", action="store_true", help="fail where nobody can be asked, unless told --yes")
     parser.add_argument("--dest", type=Path, metavar="PATH", help="default: where it came from")
     parser.add_argument("--force", action="store_true", help="replace what is there, which is kept aside")
     parser.add_argument("--owner", help="user of the restored files")
     parser.add_argument("--group", help="group of the restored files")
     parser.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
     parser.add_argument("--container", help="stop it while its files are exchanged, and start it again")
+    parser.add_argument("--service", help="the same with a service of systemd")
     _docker_host(parser)
     parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     _timeout(parser)
@@ -144,7 +155,7 @@ def _dry_run(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     """What can be said before the command and after it; there it has no default, which would undo what was said."""
     parser.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
-    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.DEFAULT_DIRECTORY}")
+    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.default_directory()}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Commands that make, read and restore backups: run, verify, restore."""
+"""Commands that make and read backups: run, alert, verify."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import argparse
 import dataclasses
 
 from .. import jobs
-from ..containers.container import Address
 from ..operations import backup
-from ..operations import restore as restoring
+from ..operations import run as running
 from ..operations import verify as verifying
 from ..tables import size_in_words
 from ..terminal import ProgressBar
@@ -25,8 +24,15 @@ def run(options: argparse.Namespace) -> Told:
     if options.force:
         job = dataclasses.replace(job, settings=dataclasses.replace(job.settings, force=True))
     with ProgressBar("verifying", options.quiet) as progress:
-        outcome = backup.predict(job) if options.dry_run else backup.back_up(job, progress)
+        outcome = backup.predict(job) if options.dry_run else running.run(job, progress, options.unattended)
     return Told(outcome.to_json(), _run_text(outcome, options))
+
+
+def alert(options: argparse.Namespace) -> Told:
+    """Call the programs that are to know of a failure."""
+    job = jobs.load(options.jobs_directory, options.job, options.repository)
+    called = running.alert(job, options.drill)
+    return Told({"called": called}, f"{options.job}: {'told of its failure' if called else 'nobody is to be told'}")
 
 
 def _run_text(outcome: backup.Outcome, options: argparse.Namespace) -> str:
@@ -58,37 +64,3 @@ def verify(options: argparse.Namespace) -> Told:
     lines = warning_lines(result.warnings)
     lines.append(f"{options.job}: {result.path}: verified{', opened and read' if result.opened else ''}")
     return Told(result.to_json(), "\n".join(lines))
-
-
-def restore(options: argparse.Namespace) -> Told:
-    """Restore a backup, or with dry_run tell what would be done."""
-    request = restoring.Request(
-        destination=options.dest,
-        force=options.force,
-        owner=options.owner,
-        group=options.group,
-        mode=options.mode,
-        timeout=options.timeout,
-        container=Address(options.container, options.docker_host) if options.container else None,
-        heartbeat=options.heartbeat,
-    )
-    with ProgressBar("restoring", options.quiet) as progress:
-        result = restoring.restore(
-            repository_of(options).job(options.job), options.id, request, predict=options.dry_run, progress=progress
-        )
-    return Told(result.to_json(), _restore_text(result, options))
-
-
-def _restore_text(result: restoring.Restored, options: argparse.Namespace) -> str:
-    if not result.changed:
-        return f"{options.job}: {result.destination} already holds backup {result.backup['id']}"
-    verb = "would restore" if options.dry_run else "restored"
-    lines = warning_lines(result.warnings)
-    lines += [f"{options.job}: {verb} backup {result.backup['id']} to {result.destination}"]
-    lines += [f"  in place: {path}" for path in result.files]
-    lines += [f"  kept aside: {path}" for path in result.aside]
-    lines += [
-        f"  the application needs a map size of at least {size} bytes for {name}"
-        for name, size in result.map_sizes.items()
-    ]
-    return "\n".join(lines)

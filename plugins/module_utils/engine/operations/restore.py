@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import grp
 import os
 import pwd
+import shlex
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
 
 from ..containers.container import Address
-from ..containers.standstill import Standstill, standstill
+from ..containers.standstill import standstill
 from ..errors import CorruptError, RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
@@ -24,15 +26,17 @@ from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
+from ..services import ServiceStandstill
 from ..sources import tree
 from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
+from ..standstill import Standstill
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
 from . import present
 from .ownership import Ownership
 from .progress import Progress, silent
 from .proof import checked_trees, corruption_in, load_record
-from .swap import Swap, free_suffix, holds_anything, is_aside
+from .swap import Swap, free_suffix, holds_anything, is_aside, original_of
 
 _LARGEST_NUMBER = (1 << 32) - 2
 
@@ -42,8 +46,9 @@ class Request:
     """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
 
     timeout is the longest silence of the process that reads a copy which was never opened, in seconds. With describe,
-    the differences between what is there and what comes are told. container is stopped while its files are exchanged,
-    and started; heartbeat is a URL that must answer then.
+    the differences between what is there and what comes are told. container or service, a unit of systemd, is stopped
+    while its files are exchanged, and started; heartbeat is a URL that must answer then, health a program with its
+    arguments that must end with 0.
     """
 
     destination: Optional[Path] = None
@@ -54,7 +59,9 @@ class Request:
     timeout: float = DEFAULT_TIMEOUT
     describe: bool = False
     container: Optional[Address] = None
+    service: Optional[str] = None
     heartbeat: Optional[str] = None
+    health: List[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +74,10 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What was done, or is predicted: files are in place at these paths, aside has those that were there before."""
+    """What was done, or is predicted: files are in place at these paths, aside has those that were there before.
+
+    application is what is stopped meanwhile; undo has the commands of a shell that bring back what was there.
+    """
 
     changed: bool
     destination: Path
@@ -76,6 +86,8 @@ class Restored:
     map_sizes: Dict[str, int]
     backup: Dict[str, Any]
     warnings: List[str]
+    application: Optional[str] = None
+    undo: List[str] = dataclasses.field(default_factory=list)
     difference: Difference = dataclasses.field(default_factory=Difference)
 
     def to_json(self) -> Dict[str, Any]:
@@ -86,6 +98,7 @@ class Restored:
             "files": [str(path) for path in self.files],
             "aside": [str(path) for path in self.aside],
             "map_sizes": self.map_sizes,
+            "undo": self.undo,
             "backup": self.backup,
             "warnings": self.warnings,
         }
@@ -97,16 +110,18 @@ def restore(
     request: Request,
     predict: bool = False,
     progress: Progress = silent,
+    *,
+    at: Optional[datetime.datetime] = None,
 ) -> Restored:
-    """Restore the backup with this id, or the latest good one; with predict, only look.
+    """Restore the backup with this id, or the latest good one, of this moment or before; with predict, only look.
 
     When the destination already holds just what the backup holds, it only gets the owner, group and mode that are
     asked for. Raises RestoreError when the destination is not empty and force is not given, or is open in an
     application; CorruptError when the backup does not verify. Then the destination is as it was.
     """
-    backup = directory.backup(backup_id)
+    backup = directory.backup(backup_id, at)
     with backup.in_use():
-        newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
+        newer = [other.id for other in directory.backups() if not (backup_id or at) and other.id > backup.id]
         told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
         warnings = [f"backup {other} {told}" for other in newer]
         with _standstill(backup, request) as application:
@@ -170,8 +185,18 @@ class _Restore:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        told = self.plan.map_sizes, self.manifest.to_json(), self.warnings, difference
-        return Restored(changed, self._destination(), files, aside, *told)
+        return Restored(
+            changed=changed,
+            destination=self._destination(),
+            files=files,
+            aside=aside,
+            map_sizes=self.plan.map_sizes,
+            backup=self.manifest.to_json(),
+            warnings=self.warnings,
+            application=self.application.name if self.application and self.application.was_running else None,
+            undo=self._undo(aside),
+            difference=difference,
+        )
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
@@ -209,6 +234,22 @@ class _Restore:
         targets = [self.plan.root / name for name in [*self.plan.files.values(), *self.plan.trees]] + self._displaced()
         suffix = free_suffix([*targets, *(self.plan.root / lock for lock in self.plan.stale)])
         return [path.with_name(path.name + suffix) for path in targets if os.path.lexists(path)]
+
+    def _undo(self, aside: List[Path]) -> List[str]:
+        """In the order of a restore. What came to be beside the restored files since then must not stay there."""
+        if not aside:
+            return []
+        beside = [self.plan.root / name for name in [*self.plan.displaced, *self.plan.stale]]
+        commands = [["rm", "-f", str(path)] for path in dict.fromkeys(beside)]
+        for path in aside:
+            target = original_of(path)
+            if is_directory(target):
+                commands.append(["mv", "-T", str(target), f"{target}.undone"])
+            commands.append(["mv", "-T", str(path), str(target)])
+        if self.application and self.application.was_running:
+            stop, start = self.application.commands
+            commands = [stop, *commands, start]
+        return [" ".join(map(shlex.quote, command)) for command in commands]
 
     def refuse(self) -> None:
         """Raise RestoreError when the destination must not be replaced."""
@@ -333,12 +374,18 @@ class _Restore:
 
 
 def _standstill(backup: PublishedBackup, request: Request) -> ContextManager[Optional[Standstill]]:
-    if not request.container:
-        if request.heartbeat:
-            raise UsageError("heartbeat: is asked of a container that was started again; name it with container")
-        return contextlib.nullcontext()
-    paths = source_of(backup.manifest().engine.name).heartbeat_paths
-    return standstill(request.container, [request.heartbeat] if request.heartbeat else [], paths)
+    if request.container and request.service:
+        raise UsageError("give container or service, not both")
+    if request.container:
+        paths = source_of(backup.manifest().engine.name).heartbeat_paths
+        urls = [request.heartbeat] if request.heartbeat else []
+        return standstill(request.container, urls, paths, request.health)
+    if request.service:
+        paths = source_of(backup.manifest().engine.name).heartbeat_paths if request.heartbeat else ()
+        return ServiceStandstill(request.service, request.heartbeat, paths, request.health)
+    if request.heartbeat or request.health:
+        raise UsageError("heartbeat and health are asked of a container or service that was started again; name it")
+    return contextlib.nullcontext()
 
 
 def _destination(manifest: Manifest, request: Request, application: Optional[Standstill]) -> Optional[Path]:

@@ -150,16 +150,17 @@ class JobDirectory:
             fsync_directory(self.path)
             shutil.rmtree(aside)
 
-    def backup(self, backup_id: Optional[str] = None) -> PublishedBackup:
-        """The backup with this id, or the latest good one.
+    def backup(self, backup_id: Optional[str] = None, at: Optional[datetime.datetime] = None) -> PublishedBackup:
+        """The backup with this id, or the latest good one, of those that began at this moment or before.
 
         Raises NotFoundError.
         """
         self.refuse_missing()
         if backup_id is None:
-            latest = self.latest_good()
+            latest = self.latest_good(at)
             if not latest:
-                raise NotFoundError(f"job {self.name} has no good backup in {self.path.parent}")
+                when = f" of {times.to_rfc3339(at)} or before" if at else ""
+                raise NotFoundError(f"job {self.name} has no good backup{when} in {self.path.parent}")
             return latest
         if not times.is_id(backup_id):
             raise UsageError(f"{backup_id!r} is not the id of a backup; an id looks like 20261121T013000Z")
@@ -168,15 +169,16 @@ class JobDirectory:
             raise NotFoundError(f"job {self.name} has no backup {backup_id} in {self.path.parent}")
         return backup
 
-    def latest_good(self) -> Optional[PublishedBackup]:
+    def latest_good(self, at: Optional[datetime.datetime] = None) -> Optional[PublishedBackup]:
         """The newest backup with a sound, readable manifest whose last verification or drill did not fail.
 
+        at leaves out those that began later.
         Where there is any other, it is none of which nobody knows whether it is consistent, and none of the future.
         """
         state, now = self.state(), times.now()
         doubtful: Optional[PublishedBackup] = None
         for backup in self.backups():
-            if state.failure(backup.id):
+            if state.failure(backup.id) or (at and times.from_id(backup.id) > at):
                 continue
             try:
                 manifest = backup.manifest()

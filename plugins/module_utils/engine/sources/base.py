@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar, Dict, List, Optional, Tuple
 
+from ..containers import readiness
 from ..containers.container import Address
 from ..errors import SourceError
 from ..repository.manifest import Kind, Manifest, Named, Origin
@@ -84,6 +85,10 @@ class Source(abc.ABC):
     heartbeat_paths: ClassVar[Tuple[str, ...]] = ()
     # The container the database is in, if any.
     container: Optional[Address] = None
+
+    def obstacle(self) -> Optional[str]:
+        """Why a run would not find its server now, which may pass, as it starts; None where nothing is in the way."""
+        return readiness.obstacle(self.container, self.heartbeat_paths) if self.container else None
 
     @abc.abstractmethod
     def inspect(self) -> Inspection:
