@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Type
 
@@ -66,7 +67,7 @@ _COMMON = (Settings, Policy, Routine)
 def default_directory() -> Path:
     """Where job files are unless told: in the configuration of a user who has some there, else of the host."""
     own = Path(os.path.expanduser("~/.config/db-backup/jobs.d"))
-    return own if os.geteuid() != 0 and own.is_dir() else _DIRECTORY
+    return own if os.geteuid() != 0 and os.path.isdir(own) else _DIRECTORY
 
 
 def repository_at(path: Optional[str]) -> Repository:
@@ -111,6 +112,27 @@ def parse(options: Dict[str, Any], place: str = "") -> Job:
         return Job(settings, retention, routine, source_class(specific), compression, specific.timeout)
     except (DecodingError, UsageError) as error:
         raise UsageError(_at(place, str(error))) from error
+
+
+def faults(options: Dict[str, Any]) -> List[str]:
+    """Every mistake in the options of a job, each as parse would tell it; empty when there is none."""
+    left = dict(options)
+    found: List[str] = []
+    while True:
+        try:
+            parse(left)
+            return found
+        except UsageError as error:
+            told = str(error)
+        match = re.match(r"\w+", told)
+        culprit = match.group() if match else ""
+        if culprit in options and culprit not in left:
+            # It was taken out, and is told already.
+            return found
+        found.append(told)
+        if culprit not in left or culprit in ("name", "type"):
+            return found
+        del left[culprit]
 
 
 def load(directory: Path, name: str, repository: Optional[str] = None) -> Job:

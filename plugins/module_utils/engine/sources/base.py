@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Dict, List, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
 
 from ..containers import readiness
 from ..containers.container import Address
@@ -85,6 +85,9 @@ class Source(abc.ABC):
     heartbeat_paths: ClassVar[Tuple[str, ...]] = ()
     # The container the database is in, if any.
     container: Optional[Address] = None
+    # Paths of this host where a run makes locks; and whether it talks to a server that is not in a container.
+    places: Sequence[Path] = ()
+    uses_network: bool = False
 
     def obstacle(self) -> Optional[str]:
         """Why a run would not find its server now, which may pass, as it starts; None where nothing is in the way."""
