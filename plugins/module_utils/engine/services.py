@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -114,8 +115,9 @@ class ServiceStandstill(Standstill):
             raise RestoreError(f"{self.name} was stopped and runs again; something else starts it")
 
     def _order_start(self) -> None:
-        # One that failed too often before would be refused.
-        self._service.systemctl("reset-failed", self.name)
+        # One that failed too often before would be refused. What did not fail may not be known any more.
+        with contextlib.suppress(SourceError):
+            self._service.systemctl("reset-failed", self.name)
         self._service.systemctl("start", self.name)
 
     def _check(self) -> None:

@@ -70,10 +70,12 @@ def templates(layout: Layout) -> Dict[Path, str]:
     """The units that all jobs share."""
     units: Dict[str, List[Section]] = {}
     for name, word in _WORDS.items():
-        units[f"{name}@.service"] = [
+        sandbox = _SANDBOX if layout.is_system else ()
+        service: List[Section] = [
             ("Unit", [("Description", f"{word} of job %i"), ("OnFailure", f"{name}-alert@%i.service")]),
-            ("Service", [*_service(layout, _COMMANDS[name]), *(_SANDBOX if layout.is_system else ())]),
+            ("Service", [*_service(layout, _COMMANDS[name]), *sandbox]),
         ]
+        units[f"{name}@.service"] = service
         units[f"{name}@.timer"] = [
             ("Unit", [("Description", f"{word} of job %i, in time")]),
             ("Timer", [("Persistent", "yes"), ("FixedRandomDelay", "yes"), ("AccuracySec", "1s")]),
@@ -90,7 +92,7 @@ def templates(layout: Layout) -> Dict[Path, str]:
 
 def drop_ins(layout: Layout, job: Job) -> Dict[Path, str]:
     """What is of this job alone."""
-    files = {}
+    files: Dict[Path, Sequence[Section]] = {}
     for name in timers(job):
         event = job.routine.schedule if name == BACKUP else job.routine.drill_schedule
         delay = ("RandomizedDelaySec", job.routine.unit.random_delay)
@@ -98,8 +100,7 @@ def drop_ins(layout: Layout, job: Job) -> Dict[Path, str]:
     for name in _WORDS:
         files[_place(layout, name, job, "service")] = _of_service(layout, name, job)
         if job.routine.unit.user and layout.is_system:
-            user = [("Service", [("User", job.routine.unit.user)])]
-            files[_place(layout, f"{name}-alert", job, "service")] = user
+            files[_place(layout, f"{name}-alert", job, "service")] = [("Service", [("User", job.routine.unit.user)])]
     return {path: _text(sections) for path, sections in files.items()}
 
 
