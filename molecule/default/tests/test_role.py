@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
 APPLICATION = "sudo -u kg python3 /usr/local/bin/lmdb_application.py"
@@ -50,19 +49,17 @@ def status(host: Host) -> Any:
     return job
 
 
-def start(host: Host, unit: str) -> CommandResult:
+def start(host: Host, unit: str) -> None:
     """Run a service to its end."""
     started = host.run("systemctl start %s", unit)
-    if started.rc:
-        print(host.run("journalctl --unit %s --no-pager --lines 30", unit).stdout)
-    return started
+    assert started.rc == 0, host.run("journalctl --unit %s --no-pager --lines 30", unit).stdout
 
 
 @pytest.fixture
 def fresh(host: Host) -> Iterator[str]:
     """The id of a backup that was made just now; it is gone afterwards, and so is what the test did to the data."""
     before = set(backups(host))
-    assert start(host, "db-backup@kg.service").rc == 0
+    start(host, "db-backup@kg.service")
     (made,) = set(backups(host)) - before
     yield made
     for backup in set(backups(host)) - before:
@@ -136,7 +133,7 @@ def test_restore_brings_back_deleted_data_into_the_running_service(host: Host, f
 
 def test_a_restore_can_be_undone_as_it_says(host: Host, fresh: str) -> None:
     before = inode(host)
-    restored = host.run("restore-kg --yes --latest")
+    restored = host.run("restore-kg --yes --at %s", fresh)
     assert restored.rc == 0, restored.stderr
     assert inode(host) != before
     lines = restored.stdout.splitlines()
@@ -162,7 +159,7 @@ def test_a_backup_that_the_service_cannot_use_is_rolled_back(host: Host) -> None
 
 
 def test_the_drill_proves_that_it_can_be_restored(host: Host, fresh: str) -> None:
-    assert start(host, "db-backup-drill@kg.service").rc == 0
+    start(host, "db-backup-drill@kg.service")
     proven = status(host)["proven_restorable"]
     assert (proven["id"], proven["status"]) == (fresh, "passed")
     assert proven["at"][:16] in host.check_output("dbbackup status kg")
