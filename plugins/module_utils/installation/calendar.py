@@ -38,7 +38,7 @@ def longest_gap(event: str) -> Optional[float]:
 
     Raises UsageError with what systemd says to an event that is none, or never comes.
     """
-    command = ["systemd-analyze", "calendar", f"--iterations={_ITERATIONS}", event]
+    command = ["systemd-analyze", "calendar", f"--iterations={_ITERATIONS}", "--", event]
     environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C", "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
     try:
         done = subprocess.run(

@@ -65,7 +65,11 @@ def install(
     manager = Manager(layout.is_system)
     with_systemd = manager.is_here()
     described = [_complete(one, layout, repository, with_systemd) for one in options]
-    jobs = [parsing.parse(one, f"job {one.get('name')}") for one in described]
+    jobs = [parsing.parse(one, f"job {one['name']}") for one in described]
+    names = [job.settings.name for job in jobs]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UsageError(f"job {name}: name: another job before it has the same name")
     wanted = _wanted(layout, jobs, described, python, with_systemd)
     work = _Work(layout, manager if with_systemd else None, Runner(layout, python), wanted, jobs)
     return work.predict() if predict else work.do()
