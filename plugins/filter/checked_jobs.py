@@ -70,10 +70,11 @@ def checked_jobs(
         job = {**(defaults or {}), **{key: value for key, value in described.items() if key != "state"}}
         try:
             _check_state(described)
-            check_options(job)
-            _refuse_repeated(job, jobs[:index], wherever=values)
             if values:
-                _refuse_values(job)
+                _refuse_mistakes(job)
+            else:
+                check_options(job)
+            _refuse_repeated(job, jobs[:index], wherever=values)
             if obstacle:
                 raise UsageError(" ".join(obstacle.split()))
             sound.append(job)
@@ -87,7 +88,7 @@ def _check_state(job: Dict[str, Any]) -> None:
         raise UsageError(f"state: {job['state']!r} is not known; choose present or absent")
 
 
-def _refuse_values(job: Dict[str, Any]) -> None:
+def _refuse_mistakes(job: Dict[str, Any]) -> None:
     """The parser of the engine takes plain values only, as they come from YAML or JSON."""
     found = faults(json.loads(json.dumps(job, default=str)))
     if found:
