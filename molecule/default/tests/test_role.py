@@ -191,8 +191,8 @@ def test_fifty_jobs_and_none(host: Host) -> None:
     removed = install(host, [])["removed"]
     assert "/usr/local/bin/restore-kg-49" in removed
     assert json.loads(host.check_output("systemctl list-timers --output json 'db-backup*'")) == []
-    left = host.check_output("find /etc/systemd/system /etc/db-backup /usr/local/bin -name '*kg*' ! -name kg.service")
-    assert left == ""
+    ours = "-name '*db-backup*@kg*' -o -name 'restore-*' -o -name '*.json'"
+    assert host.check_output(f"find /etc/systemd/system /etc/db-backup /usr/local/bin {ours}") == ""
     assert backups(host) == known
     assert host.service("kg").is_running
 
@@ -204,7 +204,7 @@ def install(host: Host, jobs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def inode(host: Host) -> int:
-    return int(host.check_output("stat --format %%i /srv/kg/data.mdb"))
+    return int(host.check_output("stat --format %i /srv/kg/data.mdb"))
 
 
 def acknowledged(host: Host, backup: str) -> int:
