@@ -18,7 +18,8 @@ description:
   - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
   - New directories get the owner of the files in them and their mode, with the right to search where there is the right
     to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
-  - Stop the application first, or name its O(container). A destination that an application has open is refused.
+  - Stop the application first, or name its O(service) or O(container). A destination that an application has open is
+    refused.
 options:
   name:
     description: Name of the job.
@@ -73,9 +74,20 @@ options:
     type: str
   heartbeat:
     description:
-      - URL that must answer with status 200 within a minute after the start of O(container). Without it, a Chroma
-        server is asked for its own heartbeat; any other container must just stay up.
+      - URL that must answer with status 200 within a minute after the start of O(container) or O(service). Without it,
+        a Chroma server in a container is asked for its own heartbeat; anything else must just stay up.
     type: str
+  service:
+    description:
+      - Name of the service of systemd that is the application, treated as a O(container) is. It is one of the target
+        for root, else one of the user.
+    type: str
+  health:
+    description: A program with its arguments that must end with 0 within a minute after the start of O(container) or
+      O(service). It is called without a shell.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds without a sign of life after which the process is ended that reads a copy which was never
       opened before.
@@ -206,6 +218,12 @@ replaced:
   returned: success, of a restore to a live application
   type: str
   sample: embedded.db-backup/replaced
+undo:
+  description: Commands of a shell that bring back what was there before; none where there was nothing.
+  returned: success
+  type: list
+  elements: str
+  sample: [mv -T /srv/kg/data.mdb.before-restore-20261121T091500Z /srv/kg/data.mdb]
 backup:
   description: The manifest of the backup.
   returned: success
@@ -343,7 +361,9 @@ def main() -> None:
             "mode": {"type": "raw"},
             "container": {"type": "str"},
             "docker_host": {"type": "str"},
+            "service": {"type": "str"},
             "heartbeat": {"type": "str"},
+            "health": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
             "connection": {"type": "str"},
             "import_function": {"type": "str"},
@@ -359,7 +379,7 @@ def main() -> None:
             **NREPL_ARGUMENTS,
             **REPOSITORY_ARGUMENTS,
         },
-        mutually_exclusive=[("id", "at"), ("at", "position")],
+        mutually_exclusive=[("id", "at"), ("at", "position"), ("service", "container")],
         supports_check_mode=True,
     )
     finish(module, lambda: run(module))
@@ -411,7 +431,9 @@ def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         group=params["group"],
         mode=mode_bits(params["mode"]),
         container=Address(params["container"], params["docker_host"]) if params["container"] else None,
+        service=params["service"],
         heartbeat=params["heartbeat"],
+        health=params["health"],
         timeout=params["timeout"],
         describe=module._diff,
     )
