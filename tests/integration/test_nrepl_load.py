@@ -566,7 +566,7 @@ def test_600_000_datoms_of_datalevin(dbbackup: Command, levin: Server, name: str
     copy = made(levin, f"{name}-copy", tmp_path)
     assert peak_of_load(dbbackup, *into(levin, copy)) < 100 << 10
     assert levin_count(levin, copy) == str(3 * LARGE)
-    datoms = "(fn [c] (map (juxt :e :a :v) (datalevin.core/datoms @c :eav)))"
+    datoms = "(fn [c] (into #{} (map (juxt :e :a :v)) (datalevin.core/datoms @c :eav)))"
     assert levin.evaluate(f"(let [datoms {datoms}] (= (datoms {name}) (datoms {copy})))") == "true"
 
 

@@ -103,8 +103,7 @@ _DATASCRIPT = """
 
 # Attributes that are made of others follow by themselves.
 _DATALEVIN = """
-(let [ordered (sort-by (comp :db/aid val) (:schema sent))
-      schema (apply array-map (mapcat (fn [[attribute properties]] [attribute (dissoc properties :db/aid)]) ordered))
+(let [schema (into {} (map (fn [[attribute properties]] [attribute (dissoc properties :db/aid)])) (:schema sent))
       derived? (fn [[entity attribute]] (get-in schema [attribute :db/tupleAttrs]))]
   (datalevin.core/with-transaction [writing connection]
     (when (seq (<datoms> @writing :eav))
