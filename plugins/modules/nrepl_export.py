@@ -29,7 +29,8 @@ options:
   expression:
     description:
       - One form whose value is the export. A text is taken as it is, anything else is printed as EDN.
-      - It may hold secrets. It is not written into the manifest.
+      - It may hold secrets. It is not written into the manifest, and Ansible hides it in the results, unless it has
+        less than 8 characters.
     type: str
   database:
     description: The kind of the database that O(connection) is to.
@@ -344,6 +345,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import 
     NREPL_ARGUMENTS,
     finish,
     run_backup,
+    show_short_code,
 )
 
 
@@ -379,6 +381,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    show_short_code(module, "expression")
     finish(module, lambda: run_backup(module, "nrepl"))
 
 

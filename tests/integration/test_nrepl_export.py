@@ -18,7 +18,15 @@ import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import THREADS, Job, literal, nothing_left
-from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, eventually, process, snapshot
+from ansible_collections.embedded.db_backup.tests.tools import (
+    Ansible,
+    Command,
+    assert_told,
+    eventually,
+    keys_told,
+    process,
+    snapshot,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -412,6 +420,18 @@ class TestModule:
         done = ansible.run("ansible", "localhost", "-m", "nrepl_export", "-a", arguments)
         result = done.json["plays"][0]["tasks"][0]["hosts"]["localhost"]
         assert result["changed"], done
+
+    def test_documented_results_are_returned(self, ansible: Ansible, application: Server, tmp_path: Path) -> None:
+        place = {"name": "kg", "repository": str(tmp_path / "repository"), **application.options}
+        done = ansible.run("ansible-doc", "-j", "embedded.db_backup.nrepl_export")
+        returned = done.json["embedded.db_backup.nrepl_export"]["return"]
+        always: set[str | None] = {None, "success"}
+        for options, when in (["--check"], always), ([], always | {"success, outside of check mode"}):
+            result = ansible.module("nrepl_export", *options, **place, expression="my.app/data", keep_last=2)
+            told = keys_told(returned, when)
+            # Ansible shows it in another way than as a key.
+            told.pop("skipped", None)
+            assert_told(told, {key: result[key] for key in result.keys() - {"changed", "warnings"}}, "nrepl_export")
 
     def test_no_server(self, ansible: Ansible, tmp_path: Path) -> None:
         place = {"name": "kg", "repository": str(tmp_path / "repository"), "socket": str(tmp_path / "none")}
