@@ -27,6 +27,20 @@ options:
   id:
     description: Which backup. Without it the newest good one.
     type: str
+  at:
+    description:
+      - The state of this moment, as V(2026-11-21 01:30), V(2026-11-21), the end of that day, or
+        V(2026-11-21T01:30:00Z). Without a timezone, in that of the target.
+      - It is that of the newest good backup that began then or before; where there is an increment to that one, with
+        what was committed up to this moment.
+      - Not together with O(id) or O(position).
+    type: str
+  position:
+    description:
+      - The state of this position in the history of the database, as RV(backup.source.position) tells it, of the newest
+        good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
+      - With O(id), as that backup and those that it builds on hold it.
+    type: int
   dest:
     description:
       - Where to restore to, a directory, or a file for a single-file environment. Without it, to where the backup
@@ -167,6 +181,11 @@ aside:
   type: list
   elements: str
   sample: [/srv/kg/data.mdb.before-restore-20261121T091500Z]
+position:
+  description: Where in the history of the database the restored state is; null where that is not known.
+  returned: success
+  type: int
+  sample: 536870921
 map_sizes:
   description: For each restored environment the map size in bytes that the application needs at least.
   returned: success, of a restore to files
@@ -286,6 +305,7 @@ exit_code:
 """
 
 import contextlib
+import datetime
 from pathlib import Path
 from typing import Any, ContextManager, Dict, Optional
 
@@ -296,6 +316,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import 
     essence,
     finish,
 )
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
@@ -314,6 +335,8 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "id": {"type": "str"},
+            "at": {"type": "str"},
+            "position": {"type": "int"},
             "dest": {"type": "path"},
             "force": {"type": "bool", "default": False},
             "owner": {"type": "str"},
@@ -337,6 +360,7 @@ def main() -> None:
             **NREPL_ARGUMENTS,
             **REPOSITORY_ARGUMENTS,
         },
+        mutually_exclusive=[("id", "at"), ("at", "position")],
         supports_check_mode=True,
     )
     finish(module, lambda: run(module))
@@ -392,12 +416,21 @@ def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         timeout=params["timeout"],
         describe=module._diff,
     )
-    restored = restore(job, params["id"], request, predict=module.check_mode)
+    at = moment(params["at"])
+    restored = restore(job, params["id"], request, module.check_mode, at=at, position=params["position"])
     result = restored.to_json()
     if restored.changed and module._diff:
         after = {**essence(restored.backup), **restored.difference.after}
         result["diff"] = {"before": restored.difference.before, "after": after}
     return result
+
+
+def moment(text: Optional[str]) -> Optional[datetime.datetime]:
+    """As a person writes it."""
+    try:
+        return times.from_person(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"at: {error}") from None
 
 
 def mode_bits(mode: Any) -> Optional[int]:

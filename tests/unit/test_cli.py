@@ -97,7 +97,8 @@ def test_what_a_person_reads(command: Command, tmp_path: Path) -> None:
     assert done.stderr == ""
     assert "verified, opened and read" in command("verify", "kg").stdout
     lines = command("list").stdout.splitlines()
-    assert " ".join(lines[0].split()) == "JOB ID AGE SIZE STORED RATIO STATUS VERIFIED DRILLED PROTECTED KEPT BECAUSE"
+    header = "JOB ID TYPE AGE SIZE STORED RATIO STATUS VERIFIED DRILLED PROTECTED KEPT BECAUSE"
+    assert " ".join(lines[0].split()) == header
     assert lines[1].split()[:2] == ["kg", backup_id]
     assert "succeeded" in command("status", "kg").stdout
     told = command("restore", "kg", "--dest", tmp_path / "restored").stdout

@@ -94,7 +94,10 @@ def at(*place: str | int) -> Callable[[Value], Any]:
         ((), "timestamp_start", "yesterday", "timestamp_start: is not a time"),
         ((), "timestamp_stop", "2026-11-21", "timestamp_stop: is not a time"),
         ((), "files", {}, "files: must be a list"),
-        (("backup",), "type", "incr", "backup.type: this version reads full backups only, not 'incr'"),
+        (("backup",), "type", "diff", "backup.type: 'diff' is not known"),
+        (("backup",), "type", "incr", "backup.reference: an increment has references"),
+        (("backup",), "prior", "20261121T013000Z", "backup.reference: an increment has references"),
+        (("backup",), "reference", ["20261121T013000Z"], "backup.reference: an increment has references"),
         (("compression",), "type", "lzma", "compression.type: 'lzma' is not known"),
         (("compression",), "type", "../x", "compression.type: '../x' is not known"),
         (("files", 0), "path", "../data.mdb", "files[0].path: '../data.mdb' is not a path below the backup"),
@@ -125,6 +128,52 @@ def test_fault_is_told_with_its_place(
     with pytest.raises(CorruptError) as caught:
         parsed(value)
     assert message in str(caught.value)
+
+
+BASE, MIDDLE = "20261120T010000Z", "20261120T020000Z"
+TOO_MANY = [f"20261119T{number // 60:02}{number % 60:02}00Z" for number in range(1000)]
+
+
+def increment(value: Value, **changes: Any) -> Value:
+    """The manifest as that of an increment to two others."""
+    kind = {**value["backup"], "type": "incr", "prior": MIDDLE, "reference": [BASE, MIDDLE], **changes}
+    position = {"kind": "basis", "start": 7, "stop": 9}
+    return {**value, "source": {**value["source"], "position": position}, "backup": kind}
+
+
+class TestIncrement:
+    def test_is_read(self, value: Value) -> None:
+        manifest = parsed(increment(value))
+        assert (manifest.backup.prior, manifest.backup.reference) == (MIDDLE, [BASE, MIDDLE])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"type": "full"},
+            {"prior": None},
+            {"prior": BASE},
+            {"reference": []},
+            {"reference": [], "prior": None},
+            {"reference": [MIDDLE, BASE]},
+            {"reference": [MIDDLE, MIDDLE]},
+            {"reference": ["../../etc", MIDDLE]},
+            {"reference": ["20261340T010000Z", MIDDLE]},
+            {"reference": [*TOO_MANY, MIDDLE]},
+        ],
+    )
+    def test_what_it_builds_on_must_make_sense(self, value: Value, changes: Value) -> None:
+        with pytest.raises(CorruptError, match=r"backup\.reference"):
+            parsed(increment(value, **changes))
+
+    def test_does_not_build_on_itself(self, value: Value) -> None:
+        with pytest.raises(CorruptError, match="ids of other backups"):
+            parsed(increment(value, prior=value["id"], reference=[BASE, value["id"]]))
+
+    def test_has_a_position(self, value: Value) -> None:
+        changed = increment(value)
+        changed["source"]["position"] = None
+        with pytest.raises(CorruptError, match=r"source\.position: is missing, of an increment"):
+            parsed(changed)
 
 
 def places_of(value: Any, place: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], str]]:

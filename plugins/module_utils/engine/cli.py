@@ -137,6 +137,10 @@ def _docker_host(parser: argparse.ArgumentParser) -> None:
 
 def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", help="default: the newest good one")
+    parser.add_argument(
+        "--at", metavar="TIME", help="the state of this time, as '2026-11-21 01:30', as far as backups have it"
+    )
+    parser.add_argument("--position", type=int, help="the state of this position, as a backup has it")
     parser.add_argument("--dest", type=Path, metavar="PATH", help="default: where it came from")
     parser.add_argument("--force", action="store_true", help="replace what is there, which is kept aside")
     parser.add_argument("--owner", help="user of the restored files")

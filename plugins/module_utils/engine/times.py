@@ -13,6 +13,9 @@ from typing import Match
 ID_PATTERN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _ID_FORMAT = "%Y%m%dT%H%M%SZ"
 _RFC3339_PATTERN = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})\.([0-9]{1,6})Z")
+_PERSONS_PATTERN = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[ T]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{3})?)?)(Z|[+-][0-9]{2}:[0-9]{2})?)?"
+)
 
 
 def now() -> datetime.datetime:
@@ -51,6 +54,21 @@ def from_id(backup_id: str) -> datetime.datetime:
     if not match:
         raise ValueError(f"{backup_id!r} is not a backup id such as 20261121T013000Z")
     return _moment(match)
+
+
+def from_person(text: str) -> datetime.datetime:
+    """A moment as a person writes it: an id, RFC 3339, or date and time, or the end of a day, of this host's timezone.
+
+    Raises ValueError when the text is none of these.
+    """
+    if is_id(text):
+        return from_id(text)
+    match = _PERSONS_PATTERN.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a time such as '2026-11-21 01:30', 2026-11-21 or 20261121T013000Z")
+    day, clock, zone = match.groups()
+    moment = datetime.datetime.fromisoformat(f"{day} {clock or '23:59:59'}{(zone or '').replace('Z', '+00:00')}")
+    return moment.astimezone(datetime.timezone.utc)
 
 
 def is_id(text: str) -> bool:

@@ -18,7 +18,10 @@ from ..tables import ratio_in_words, size_in_words, table
 from .common import Told, repositories_of, warning_lines
 from .retention import policy_of
 
-_LIST = ["JOB", "ID", "AGE", "SIZE", "STORED", "RATIO", "STATUS", "VERIFIED", "DRILLED", "PROTECTED", "KEPT BECAUSE"]
+_LIST = [
+    *("JOB", "ID", "TYPE", "AGE", "SIZE", "STORED", "RATIO"),
+    *("STATUS", "VERIFIED", "DRILLED", "PROTECTED", "KEPT BECAUSE"),
+]
 _STATUS = ["JOB", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VERIFY", "LAST DRILL"]
 
 
@@ -55,6 +58,7 @@ def _row(job: str, backup: BackupInfo) -> List[str]:
     return [
         job,
         backup.id,
+        backup.type or "-",
         times.age_in_words(backup.age),
         size_in_words(backup.size),
         size_in_words(backup.repo_size),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 
+from .. import times
 from ..containers.container import Address
+from ..errors import UsageError
 from ..operations import restore as restoring
 from ..terminal import ProgressBar
 from .common import Told, job_with_backup, warning_lines
@@ -30,8 +32,14 @@ def restore(options: argparse.Namespace) -> Told:
         container=Address(options.container, options.docker_host) if options.container else None,
         heartbeat=options.heartbeat,
     )
+    try:
+        at = times.from_person(options.at) if options.at else None
+    except ValueError as error:
+        raise UsageError(f"--at: {error}") from None
     with ProgressBar("restoring", options.quiet) as progress, job_with_backup(options) as job:
-        result = restoring.restore(job, options.id, request, predict=options.dry_run, progress=progress)
+        result = restoring.restore(
+            job, options.id, request, options.dry_run, progress, at=at, position=options.position
+        )
     return Told(result.to_json(), _restore_text(result, options))
 
 
@@ -40,7 +48,8 @@ def _restore_text(result: restoring.Restored, options: argparse.Namespace) -> st
     if not result.changed:
         return "\n".join([*lines, f"{options.job}: {result.destination} already holds backup {result.backup['id']}"])
     verb = "would restore" if options.dry_run else "restored"
-    lines += [f"{options.job}: {verb} backup {result.backup['id']} to {result.destination}"]
+    position = f" up to position {result.position}" if options.at or options.position is not None else ""
+    lines += [f"{options.job}: {verb} backup {result.backup['id']}{position} to {result.destination}"]
     lines += [f"  in place: {path}" for path in result.files]
     lines += [f"  kept aside: {path}" for path in result.aside]
     lines += [

@@ -195,7 +195,7 @@ def _make(directory: JobDirectory, file: _Found, source: FileSource, moment: Mom
         "time_from": moment.told_by,
     }
     with directory.staging(moment.time, job.compression) as staging:
-        return make(job, staging, moment.time, progress, annotation)[1]
+        return make(job, staging, moment.time, progress, annotation=annotation)[1]
 
 
 def _conclude(directory: JobDirectory, made: List[Manifest], adoption: Adoption) -> None:

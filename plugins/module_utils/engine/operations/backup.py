@@ -20,7 +20,8 @@ from .. import VERSION, times
 from ..errors import BackupError, sentence
 from ..interrupts import work_goes_on
 from ..jobs import Job
-from ..repository.manifest import UNKNOWN, Check, Host, Manifest, Named, Origin, Summary
+from ..repository.chain import Chain
+from ..repository.manifest import INCREMENT, UNKNOWN, Check, FileRecord, Host, Kind, Manifest, Named, Origin, Summary
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Standing
@@ -97,15 +98,18 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
     inspection = job.source.inspect()
-    previous = directory.latest_good_manifest()
+    latest = directory.latest_good_chain()
+    previous = latest.manifest if latest else None
     reason = _reason_to_skip(job, inspection, previous)
     if reason and previous:
         attempt.status, attempt.message = "skipped", reason
         return _skipped(directory, previous, reason)
     started = times.now()
-    with directory.staging(started, job.compression, job.settings.verify) as staging:
+    chain = latest if latest and _may_build_on(latest, job, inspection) else None
+    held = chain.in_use() if chain else contextlib.nullcontext()
+    with held, directory.staging(started, job.compression, job.settings.verify) as staging:
         attempt.id = staging.id
-        backup, manifest, warnings = make(job, staging, started, progress)
+        backup, manifest, warnings = make(job, staging, started, progress, chain=chain)
     attempt.status = "succeeded"
     return Outcome(True, backup.path, manifest.to_json(), previous, warnings=warnings)
 
@@ -172,7 +176,8 @@ def predict(job: Job) -> Outcome:
     """
     directory = job.directory
     inspection = job.source.inspect()
-    previous = directory.latest_good_manifest()
+    latest = directory.latest_good_chain()
+    previous = latest.manifest if latest else None
     reason = _reason_to_skip(job, inspection, previous)
     if reason and previous:
         return _skipped(directory, previous, reason)
@@ -200,11 +205,17 @@ def make(
     staging: Staging,
     started: datetime.datetime,
     progress: Progress,
+    *,
     annotation: Optional[Dict[str, str]] = None,
+    chain: Optional[Chain] = None,
 ) -> Tuple[PublishedBackup, Manifest, List[str]]:
-    """Capture, prove and publish; returns the backup, its manifest and warnings. started is what the manifest tells."""
+    """Capture, prove and publish; returns the backup, its manifest and warnings.
+
+    started is what the manifest tells. The backup may be an increment to the chain, if there is one.
+    """
     copy_started = times.now()
-    capture = job.source.capture(staging)
+    capture = job.source.capture_after(staging, chain.manifest) if chain else job.source.capture(staging)
+    below = chain if chain and capture.kind.type == INCREMENT else None
     origin, check = capture.origin, None
     if job.settings.verify or capture.needs_check:
         origin = _read_back(job, staging, capture, progress)
@@ -218,7 +229,7 @@ def make(
         host=Host(socket.gethostname() or platform.node()),
         engine=capture.engine,
         source=origin,
-        backup=capture.kind,
+        backup=_placed(capture, below),
         timestamp_start=times.to_rfc3339(started),
         timestamp_copy_start=times.to_rfc3339(copy_started),
         timestamp_stop=times.to_rfc3339(stopped),
@@ -227,7 +238,7 @@ def make(
         summary=_summary(staging, copy_started, stopped),
         check=check,
         annotation=annotation or {},
-        restore_by_hand=_by_hand(staging),
+        restore_by_hand=_by_hand(staging, below),
     )
     return staging.publish(manifest), manifest, capture.warnings
 
@@ -257,13 +268,46 @@ def _summary(staging: Staging, started: datetime.datetime, stopped: datetime.dat
     )
 
 
-def _by_hand(staging: Staging) -> List[str]:
+def _may_build_on(chain: Chain, job: Job, inspection: Inspection) -> bool:
+    """Whether the next backup may be an increment to this chain, if the source can make one."""
+    last = chain.manifest
+    return (
+        len(chain.links) < job.source.longest_chain
+        and (last.engine.name, last.source.path) == (inspection.engine.name, inspection.origin.path)
+        and last.backup.consistency != UNKNOWN
+        and times.from_rfc3339(last.timestamp_start) <= times.now()
+    )
+
+
+def _placed(capture: Capture, below: Optional[Chain]) -> Kind:
+    """How the backup was made, and what it builds on.
+
+    Raises BackupError for an increment that does not begin where the one before it ends.
+    """
+    kind, position = capture.kind, capture.origin.position
+    if kind.type != INCREMENT:
+        return kind
+    prior = below.manifest.source.position if below else None
+    if not (below and prior and position and position.continues(prior)):
+        raise BackupError(f"what was copied of {capture.origin.path} does not continue the last backup")
+    return dataclasses.replace(kind, prior=below.ids[-1], reference=below.ids)
+
+
+def _by_hand(staging: Staging, below: Optional[Chain]) -> List[str]:
     """The commands that restore without any of our software, for whoever reads the manifest at night."""
-    commands = [f"cd {shlex.quote(str(staging.path.parent / staging.id))}", "sha256sum -c SHA256SUMS"]
-    decompress = {"zstd": "zstd -d -c", "gzip": "gzip -d -c", "none": "cat"}[staging.compression.type]
-    parents = {os.path.dirname(record.path) for record in staging.records} - {""}
+    commands: List[str] = []
+    for link in below.links if below else []:
+        commands += _unpack_by_hand(link.backup.path, link.manifest.files, link.manifest.compression.type)
+    path = staging.path.parent / staging.id
+    return commands + _unpack_by_hand(path, staging.records, staging.compression.type)
+
+
+def _unpack_by_hand(directory: Path, records: List[FileRecord], compression: str) -> List[str]:
+    commands = [f"cd {shlex.quote(str(directory))}", "sha256sum -c SHA256SUMS"]
+    decompress = {"zstd": "zstd -d -c", "gzip": "gzip -d -c", "none": "cat"}[compression]
+    parents = {os.path.dirname(record.path) for record in records} - {""}
     commands += [f"mkdir -p DESTINATION/{shlex.quote(parent)}" for parent in sorted(parents)]
-    for record in staging.records:
+    for record in records:
         stored, path = shlex.quote(record.repo_path), shlex.quote(record.path)
         if record.content == "tar":
             commands.append(f"{decompress} {stored} | tar x -C DESTINATION")

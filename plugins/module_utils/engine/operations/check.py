@@ -17,6 +17,7 @@ from ..containers.container import Address, Container
 from ..containers.daemon import Daemon
 from ..errors import BackupError, sentence
 from ..jobs import Job
+from ..repository.chain import Chain
 from ..repository.manifest import Manifest
 from ..repository.repository import JobDirectory
 from ..sources.base import Inspection
@@ -66,10 +67,10 @@ def check(job: Job, max_age_hours: Optional[float] = None) -> Checked:
     except (BackupError, OSError) as error:
         findings.append(_fault("database", error))
     try:
-        last = job.directory.latest_good_manifest()
-        findings += _about_backups(job.directory, last, max_age_hours)
+        chain = job.directory.latest_good_chain()
+        findings += _about_backups(job.directory, chain.manifest if chain else None, max_age_hours)
         findings += [Finding("restore", False, told) for told in exchanges.killed(job.directory).values()]
-        findings.append(_about_room(job, last, inspection))
+        findings.append(_about_room(job, chain, inspection))
     except (BackupError, OSError) as error:
         findings.append(_fault("repository", error))
     return Checked(job.settings.name, findings)
@@ -116,8 +117,9 @@ def _about_backups(directory: JobDirectory, last: Optional[Manifest], max_age_ho
     return [*findings, Finding("last backup", good, f"{last.id}, {times.age_in_words(age)} old{limit}")]
 
 
-def _about_room(job: Job, last: Optional[Manifest], inspection: Optional[Inspection]) -> Finding:
-    """The next backup takes about what the last one did, beside copies that are captured, or unpacked to be opened."""
+def _about_room(job: Job, chain: Optional[Chain], inspection: Optional[Inspection]) -> Finding:
+    """The next takes about what the last full one did, beside copies that are captured, or unpacked to be opened."""
+    last = chain.links[0].manifest if chain else None
     size = last.summary.size if last else inspection.origin.size if inspection else 0
     stored = last.summary.repo_size if last else size
     copies = max(inspection.scratch_copies if inspection else 0, 1 if job.settings.verify else 0)

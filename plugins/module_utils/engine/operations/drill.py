@@ -21,6 +21,7 @@ from ..repository.state import Attempt, Verification
 from ..sources.base import Tools
 from ..sources.registry import source_of
 from . import restore
+from .choice import choose
 from .progress import Progress, silent
 from .proof import corruption_in
 from .verify import newest_id
@@ -84,7 +85,7 @@ def _hold(
     request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
     restored = restore.restore(directory, backup.id, request, progress=progress)
     work_goes_on()
-    manifest = backup.manifest()
+    manifest = choose(directory, backup.id).manifest
     source = source_of(manifest.engine.name)
     proven = source.drill(manifest, source.restoration(manifest, restored.destination), tools)
     return Drilled(backup.path, restored.backup, proven, [])

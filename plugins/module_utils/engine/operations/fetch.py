@@ -39,7 +39,7 @@ def fetched(store: Store, job_name: str, backup_id: Optional[str]) -> Iterator[J
         job = Job(settings, Policy(), StoredText(str(store), row.data), Compression("none"), _TIMEOUT)
         job.directory.create()
         with job.directory.staging(started, job.compression) as staging:
-            make(job, staging, started, silent, {"stored_at": row.created_at})
+            make(job, staging, started, silent, annotation={"stored_at": row.created_at})
         # What was published is but a copy of the row.
         work_goes_on()
         yield job.directory

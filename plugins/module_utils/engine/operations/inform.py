@@ -118,12 +118,12 @@ def _job(directory: JobDirectory, policy: Optional[Policy], keep_catalogue: bool
 def _backup(
     directory: JobDirectory, entry: Entry, state: State, decision: Optional[Decision], now: datetime.datetime
 ) -> BackupInfo:
-    failure = state.failure(entry.id)
+    problem = entry.problem or _failure(entry, state)
     path = directory.path / entry.id
     return BackupInfo(
         id=entry.id,
         path=str(path),
-        status="damaged" if entry.problem or failure else "complete",
+        status="damaged" if problem else "complete",
         age=int((now - times.from_id(entry.id)).total_seconds()),
         size=entry.size,
         repo_size=entry.repo_size,
@@ -134,8 +134,18 @@ def _backup(
         drilled=state.drilled.get(entry.id),
         protected=protection.read(path),
         retention=Retention(decision.keep, decision.reasons) if decision else None,
-        problem=entry.problem or (failure.message if failure else None),
+        problem=problem,
     )
+
+
+def _failure(entry: Entry, state: State) -> Optional[str]:
+    """What the last verification or drill found wrong with the backup, or with one that it builds on."""
+    for backup_id in [entry.id, *entry.references]:
+        failure = state.failure(backup_id)
+        if failure:
+            told = failure.message or "it failed its last verification or drill"
+            return told if backup_id == entry.id else f"it builds on {backup_id}: {told}"
+    return None
 
 
 def settled(directory: JobDirectory, attempt: Optional[Attempt]) -> Optional[Attempt]:

@@ -108,7 +108,7 @@ def load(
     request.check()
     backup = directory.backup(backup_id)
     with backup.in_use():
-        work = _Load.prepare(backup, request, passed_over(directory, backup_id, backup))
+        work = _Load.prepare(backup, request, [] if backup_id else passed_over(directory, backup))
         with _verified(directory, backup, work.manifest, request.silence, progress) as text:
             return work.run(text, predict)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import grp
 import os
 import pwd
@@ -31,9 +32,10 @@ from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
 from . import exchanges, present
+from .choice import Choice, choose
 from .ownership import Ownership
 from .progress import Progress, silent
-from .proof import checked_trees, corruption_in, load_record
+from .proof import checked_trees, corruption_in
 from .swap import Swap, free_suffix, holds_anything, is_aside
 
 _LARGEST_NUMBER = (1 << 32) - 2
@@ -69,7 +71,10 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What was done, or is predicted: files are in place at these paths, aside has those that were there before."""
+    """What was done, or is predicted: files are in place at these paths, aside has those that were there before.
+
+    position is where in the history of the database the restored state is, if that is known.
+    """
 
     changed: bool
     destination: Path
@@ -78,6 +83,7 @@ class Restored:
     map_sizes: Dict[str, int]
     backup: Dict[str, Any]
     warnings: List[str]
+    position: Optional[int] = None
     difference: Difference = dataclasses.field(default_factory=Difference)
 
     def to_json(self) -> Dict[str, Any]:
@@ -88,6 +94,7 @@ class Restored:
             "files": [str(path) for path in self.files],
             "aside": [str(path) for path in self.aside],
             "map_sizes": self.map_sizes,
+            "position": self.position,
             "backup": self.backup,
             "warnings": self.warnings,
         }
@@ -99,18 +106,23 @@ def restore(
     request: Request,
     predict: bool = False,
     progress: Progress = silent,
+    *,
+    at: Optional[datetime.datetime] = None,
+    position: Optional[int] = None,
 ) -> Restored:
-    """Restore the backup with this id, or the latest good one; with predict, only look.
+    """Restore the backup with this id, or the latest good one, with all that it builds on; with predict, only look.
 
-    When the destination already holds just what the backup holds, it only gets the owner, group and mode that are
-    asked for. Raises RestoreError when the destination is not empty and force is not given, or is open in an
-    application; CorruptError when the backup does not verify. Then the destination is as it was.
+    at and position choose the state of a time or a position instead, see choose. When the destination already holds
+    just what the backup holds, it only gets the owner, group and mode that are asked for. Raises RestoreError when the
+    destination is not empty and force is not given, or is open in an application; CorruptError when the backup does
+    not verify. Then the destination is as it was.
     """
-    backup = directory.backup(backup_id)
-    with backup.in_use():
-        warnings = passed_over(directory, backup_id, backup)
-        with _standstill(backup, request) as application:
-            work = _Restore.prepare(backup, request, progress, warnings, application)
+    choice = choose(directory, backup_id, at, position)
+    is_newest = backup_id is None and at is None and position is None
+    with choice.chain.in_use():
+        warnings = passed_over(directory, choice.chain.backup) if is_newest else []
+        with _standstill(choice.manifest, request) as application:
+            work = _Restore.prepare(choice, request, progress, warnings, application)
             killed = exchanges.killed_at(directory, str(work.destination))
             if killed:
                 work.warnings.append(killed)
@@ -126,18 +138,18 @@ def restore(
             return result
 
 
-def passed_over(directory: JobDirectory, backup_id: Optional[str], backup: PublishedBackup) -> List[str]:
-    """A sentence about each newer backup that is not the one to restore, unless this id was asked for."""
-    newer = [other.id for other in directory.backups() if not backup_id and other.id > backup.id]
+def passed_over(directory: JobDirectory, backup: PublishedBackup) -> List[str]:
+    """A sentence about each backup that is newer than the latest good one."""
+    newer = [other.id for other in directory.backups() if other.id > backup.id]
     told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
     return [f"backup {other} {told}" for other in newer]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Restore:
-    """What the steps of one restore share."""
+    """What the steps of one restore share. manifest tells of all files, also of those of backups that it builds on."""
 
-    backup: PublishedBackup
+    choice: Choice
     request: Request
     progress: Progress
     manifest: Manifest
@@ -152,21 +164,22 @@ class _Restore:
     @classmethod
     def prepare(
         cls,
-        backup: PublishedBackup,
+        choice: Choice,
         request: Request,
         progress: Progress,
         warnings: List[str],
         application: Optional[Standstill],
     ) -> _Restore:
         """Read and check everything that is small."""
-        manifest = backup.manifest()
+        manifest = choice.manifest
         source = source_of(manifest.engine.name)
-        backup.check_sizes(manifest)
-        if os.geteuid() == 0 and request.destination is None and os.stat(backup.path).st_uid != 0:
-            # Its owner could have written any path into the manifest.
-            raise RestoreError(f"{backup.path} does not belong to root; as root, tell where to restore to with dest")
+        for link in choice.chain.links:
+            if os.geteuid() == 0 and request.destination is None and os.stat(link.backup.path).st_uid != 0:
+                # Its owner could have written any path into the manifest.
+                told = "does not belong to root; as root, tell where to restore to with dest"
+                raise RestoreError(f"{link.backup.path} {told}")
         if manifest.backup.consistency == UNKNOWN:
-            warnings = [*warnings, f"nobody knows whether backup {backup.id} is consistent; its manifest tells more"]
+            warnings = [*warnings, f"nobody knows whether backup {manifest.id} is consistent; its manifest tells more"]
         trees = checked_trees(manifest.files, source, manifest.source)
         request = dataclasses.replace(request, destination=_destination(manifest, request, application))
         plan = source.restoration(manifest, request.destination)
@@ -178,14 +191,14 @@ class _Restore:
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
-        return cls(backup, request, progress, manifest, source, trees, plan, uid, gid, warnings, application)
+        return cls(choice, request, progress, manifest, source, trees, plan, uid, gid, warnings, application)
 
     def result(self, changed: bool, aside: List[Path], difference: Difference) -> Restored:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        told = self.plan.map_sizes, self.manifest.to_json(), self.warnings, difference
-        return Restored(changed, self.destination, files, aside, *told)
+        told = self.plan.map_sizes, self.choice.chain.manifest.to_json(), self.warnings, self.choice.position
+        return Restored(changed, self.destination, files, aside, *told, difference)
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
@@ -216,7 +229,9 @@ class _Restore:
         }
         found = {path: Ownership().in_words(status) for path, status in states.items()}
         dest = {"dest": str(self.destination)}
-        return Difference({**dest, **before, "owner": found} if states else {}, {**dest, "owner": given})
+        hashes = {record.path: record.sha256 for record in self.manifest.files}
+        after = {**dest, "size": self.manifest.summary.size, "sha256": hashes, "owner": given}
+        return Difference({**dest, **before, "owner": found} if states else {}, after)
 
     def asides(self) -> List[Path]:
         """Where what is there would be kept, if the restore was now."""
@@ -242,7 +257,7 @@ class _Restore:
             with Swap(self.plan.root) as swap:
                 root = swap.open_directory(self.plan.root, self._ownership(self.manifest.files[0]).of_directory())
                 with locks.locked(root, str(self.plan.root)):
-                    with corruption_in(f"backup {self.backup.id} of job {self.backup.job}"):
+                    with corruption_in(f"backup {self.manifest.id} of job {self.manifest.job}"):
                         staged = self._stage(swap)
                     if self.application:
                         self.application.refuse_unseen(self.plan.root, staged)
@@ -266,7 +281,7 @@ class _Restore:
         if not (name or self.asides()):
             # What replaces nothing leaves nothing half old.
             return contextlib.nullcontext()
-        exchange = Exchange(times.to_rfc3339(times.now()), self.backup.id, str(self.plan.root), name)
+        exchange = Exchange(times.to_rfc3339(times.now()), self.choice.chain.backup.id, str(self.plan.root), name)
         return exchanges.noted(directory, str(self.destination), exchange)
 
     def _stage(self, swap: Swap) -> List[Path]:
@@ -305,9 +320,7 @@ class _Restore:
         self._load(record, Reader(lambda archive: tree.unpack(archive, included, targets, self.uid, self.gid)))
 
     def _load(self, record: FileRecord, target: Stage) -> None:
-        """Prove the stored bytes; that they decompress to their content was proven once, or is now."""
-        compression, proven = self.manifest.compression.type, self.manifest.check and self.manifest.check.read_back
-        load_record(self.backup, record, compression, target, self.progress, hash_content=not proven)
+        self.choice.load(record.path, target, self.progress)
 
     def _is_in_place(self, record: FileRecord) -> bool:
         if record.content == "file":
@@ -357,12 +370,12 @@ class _Restore:
         )
 
 
-def _standstill(backup: PublishedBackup, request: Request) -> ContextManager[Optional[Standstill]]:
+def _standstill(manifest: Manifest, request: Request) -> ContextManager[Optional[Standstill]]:
     if not request.container:
         if request.heartbeat:
             raise UsageError("heartbeat: is asked of a container that was started again; name it with container")
         return contextlib.nullcontext()
-    paths = source_of(backup.manifest().engine.name).heartbeat_paths
+    paths = source_of(manifest.engine.name).heartbeat_paths
     return standstill(request.container, [request.heartbeat] if request.heartbeat else [], paths)
 
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List, Optional
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
 
 from .. import times
 from ..errors import CorruptError, sentence
 from ..processes import DEFAULT_TIMEOUT, check_timeout
-from ..repository.manifest import UNKNOWN, Manifest
-from ..repository.published import PublishedBackup
+from ..repository.chain import Link
+from ..repository.manifest import UNKNOWN
 from ..repository.repository import JobDirectory
 from ..repository.staging import WorkingDirectory
 from ..repository.state import Attempt, Verification
 from ..sources.registry import source_of
 from .progress import Progress, silent
 from .proof import corruption_in, prove
+
+# What is wrong with each backup that was read, by id; None with one that passed.
+_Faults = Dict[str, Optional[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,25 +57,32 @@ def verify(
 ) -> Verified:
     """Read everything a backup stores and compare it with its manifest, then open it with its engine.
 
-    Without an id it is the newest backup that claims to be complete. Raises CorruptError. The result is
-    remembered either way where the job can be written to; unless told otherwise, when nothing there is touched.
+    What it builds on is read and opened as well. Without an id it is the newest backup that claims to be complete.
+    Raises CorruptError. The result is remembered either way where the job can be written to; unless told otherwise,
+    when nothing there is touched.
     timeout is the longest silence of the process that reads the copy, in seconds.
     """
     check_timeout(timeout)
     backup = directory.backup(backup_id or newest_id(directory))
+    faults: _Faults = {}
     try:
-        with backup.in_use():
-            manifest = backup.manifest()
+        chain = directory.chain(backup.id)
+        with chain.in_use():
+            chain.check_sizes()
             inside = remember and directory.is_writable()
-            scratch = directory.scratch if inside else directory.scratch_elsewhere
-            opened = _prove(backup, manifest, scratch, timeout, progress)
+            work = _Proving(directory.scratch if inside else directory.scratch_elsewhere, timeout, progress)
+            for link in chain.links:
+                with chain.blaming(link), _noted(link, faults):
+                    work.prove(link)
     except CorruptError as error:
-        forgotten = _remember(directory, backup.id, "failed", str(error)) if remember else None
+        faults[backup.id] = str(error)
+        forgotten = _remember(directory, backup.id, faults) if remember else None
         if forgotten:
             raise CorruptError(f"{error}; and {forgotten}") from error
         raise
+    manifest, opened = chain.manifest, source_of(chain.manifest.engine.name).can_check()
     warnings = [] if opened else ["the engine of the backup is not here to open it with; only checksums were compared"]
-    forgotten = _remember(directory, backup.id, "passed", None) if remember else None
+    forgotten = _remember(directory, backup.id, faults) if remember else None
     if forgotten:
         warnings.append(forgotten)
     if manifest.backup.consistency == UNKNOWN:
@@ -86,38 +96,51 @@ def newest_id(directory: JobDirectory) -> Optional[str]:
     return backups[0].id if backups else None
 
 
-def _prove(
-    backup: PublishedBackup,
-    manifest: Manifest,
-    make_scratch: Callable[[], ContextManager[WorkingDirectory]],
-    timeout: float,
-    progress: Progress,
-) -> bool:
-    source = source_of(manifest.engine.name)
-    backup.check_sizes(manifest)
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(make_scratch()) if source.can_check() else None
-        stack.enter_context(corruption_in(f"backup {backup.id} of job {backup.job}"))
-        prove(
-            backup,
-            records=manifest.files,
-            compression=manifest.compression.type,
-            source=source,
-            origin=manifest.source,
-            scratch=scratch,
-            timeout=timeout,
-            progress=progress,
-        )
-    return scratch is not None
+class _Proving(NamedTuple):
+    """How backups are read."""
+
+    make_scratch: Callable[[], ContextManager[WorkingDirectory]]
+    timeout: float
+    progress: Progress
+
+    def prove(self, link: Link) -> None:
+        """Read all of a backup, and open it if this host can."""
+        backup, manifest = link.backup, link.manifest
+        source = source_of(manifest.engine.name)
+        with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(self.make_scratch()) if source.can_check() else None
+            stack.enter_context(corruption_in(f"backup {backup.id} of job {backup.job}"))
+            prove(
+                backup,
+                records=manifest.files,
+                compression=manifest.compression.type,
+                source=source,
+                origin=manifest.source,
+                scratch=scratch,
+                timeout=self.timeout,
+                progress=self.progress,
+            )
 
 
-def _remember(directory: JobDirectory, backup_id: str, status: str, message: Optional[str]) -> Optional[str]:
+@contextlib.contextmanager
+def _noted(link: Link, faults: _Faults) -> Iterator[None]:
+    try:
+        yield
+    except CorruptError as error:
+        faults[link.backup.id] = str(error)
+        raise
+    faults[link.backup.id] = None
+
+
+def _remember(directory: JobDirectory, backup_id: str, faults: _Faults) -> Optional[str]:
     """Returns why it could not be written down, if so."""
     now = times.to_rfc3339(times.now())
+    found = {one: Verification(now, "failed" if fault else "passed", fault) for one, fault in faults.items()}
+    asked = found[backup_id]
     try:
         with directory.changed_state() as state:
-            state.verified[backup_id] = Verification(now, status, message)
-            state.last_verify = Attempt(now, status, backup_id, message)
+            state.verified.update(found)
+            state.last_verify = Attempt(now, asked.status, backup_id, asked.message)
     except OSError as error:
-        return f"that backup {backup_id} {status} could not be remembered: {sentence(error)}"
+        return f"that backup {backup_id} {asked.status} could not be remembered: {sentence(error)}"
     return None

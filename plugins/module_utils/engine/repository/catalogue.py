@@ -26,7 +26,7 @@ from . import manifest as manifests
 from .published import PublishedBackup
 
 FILE_NAME = ".catalogue.json"
-_SCHEMA = 2
+_SCHEMA = 3
 _SOURCES = (manifests.FILE_NAME, manifests.CHECKSUMS_NAME)
 
 
@@ -34,7 +34,8 @@ _SOURCES = (manifests.FILE_NAME, manifests.CHECKSUMS_NAME)
 class Entry:
     """One backup: start as RFC 3339, sizes in bytes; problem tells why it cannot be used, then the rest is unknown.
 
-    stored has the size of each stored file by its path, references the ids of the backups that it builds on.
+    position_start and position_stop are those of its position. stored has the size of each stored file by its path,
+    references the ids of the backups that it builds on.
     """
 
     id: str
@@ -48,6 +49,8 @@ class Entry:
     type: Optional[str] = None
     consistency: Optional[str] = None
     proven: bool = False
+    position_start: Optional[int] = None
+    position_stop: Optional[int] = None
     stored: Dict[str, int] = dataclasses.field(default_factory=dict)
     references: List[str] = dataclasses.field(default_factory=list)
 
@@ -66,9 +69,9 @@ def entries(
             content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in sound]}
             with opened_directory(directory) as descriptor:
                 documents.replace(descriptor, FILE_NAME, content, disposable=True)
-    checked = [(backup, _with_files(backup, entry)) for backup, entry in zip(backups, found)]
+    checked = _with_references([_with_files(backup, entry) for backup, entry in zip(backups, found)])
     # One that a prune removes meanwhile is no problem.
-    return [entry for backup, entry in checked if not entry.problem or backup.has_manifest()]
+    return [entry for backup, entry in zip(backups, checked) if not entry.problem or backup.has_manifest()]
 
 
 def _read(directory: Path) -> Dict[str, Entry]:
@@ -102,6 +105,7 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         return Entry(backup.id, [], str(error))
     except OSError as error:
         return Entry(backup.id, [], sentence(error))
+    position = manifest.source.position
     return Entry(
         id=backup.id,
         stamp=stamp,
@@ -113,6 +117,8 @@ def _entry(backup: PublishedBackup, known: Optional[Entry]) -> Entry:
         type=manifest.backup.type,
         consistency=manifest.backup.consistency,
         proven=manifest.check is not None,
+        position_start=position.start if position else None,
+        position_stop=position.stop if position else None,
         stored={record.repo_path: record.repo_size for record in manifest.files},
         references=manifest.backup.reference,
     )
@@ -135,6 +141,26 @@ def _with_files(backup: PublishedBackup, entry: Entry) -> Entry:
     if not problem:
         return entry
     return dataclasses.replace(entry, problem=f"backup {backup.id} of job {backup.job}: {problem}")
+
+
+def _with_references(entries_of_job: List[Entry]) -> List[Entry]:
+    """The entries, with a problem where one that is built on has a problem, or is not there."""
+    problems = {entry.id: entry.problem for entry in entries_of_job}
+    return [
+        dataclasses.replace(entry, problem=_problem_below(entry, problems))
+        if entry.references and not entry.problem
+        else entry
+        for entry in entries_of_job
+    ]
+
+
+def _problem_below(entry: Entry, problems: Dict[str, Optional[str]]) -> Optional[str]:
+    for reference in entry.references:
+        if reference not in problems:
+            return f"it builds on {reference}, which is not there"
+        if problems[reference]:
+            return f"it builds on what is not sound: {problems[reference]}"
+    return None
 
 
 def _problem_of_file(directory: Path, path: str, size: int) -> Optional[str]:

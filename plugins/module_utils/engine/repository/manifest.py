@@ -19,7 +19,7 @@ from ..decoding import DecodingError, decode, encode
 from ..errors import CorruptError
 from ..paths import is_owner, is_safe_relative, overlap
 from ..stream.compression import SUFFIXES, Compression
-from ..times import from_rfc3339
+from ..times import from_rfc3339, is_id
 
 SCHEMA = 1
 FORMAT = "embedded.db_backup"
@@ -29,6 +29,9 @@ PROTECTION_NAME = "protected.json"
 RESERVED_NAMES = (FILE_NAME, CHECKSUMS_NAME, PROTECTION_NAME)
 # The consistency of a copy that may be torn, whatever its checksums say.
 UNKNOWN = "unknown"
+FULL, INCREMENT = "full", "incr"
+# Whoever reads an increment reads all manifests below it.
+LONGEST_CHAIN = 1000
 _CONTENTS = ("file", "tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,13 +55,20 @@ class Host:
 class Position:
     """A point in the history of a database: it was at least at start and at most at stop.
 
-    kind names the unit (txnid, basis ...). fingerprint tells two databases at the same position apart.
+    kind names the unit (txnid, basis ...). fingerprint tells two databases at the same position apart. That of an
+    increment begins where that of its prior backup ends.
     """
 
     kind: str
     start: int
     stop: int
     fingerprint: Optional[str] = None
+
+    def continues(self, prior: Position) -> bool:
+        """Whether what lies between the positions is all that happened since the prior one."""
+        return (prior.kind, prior.fingerprint, prior.stop) == (self.kind, self.fingerprint, self.start) and (
+            self.start <= self.stop
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +84,9 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How it was backed up. type is full or incr; prior and reference are the ids an increment builds on.
+    """How it was backed up. type is FULL or INCREMENT.
 
+    reference has the ids of all that an increment cannot be restored without, the full one first, prior last.
     consistency is transaction, logical (an export), or UNKNOWN, which never makes a good backup.
     """
 
@@ -83,7 +94,7 @@ class Kind:
     consistency: str
     online: bool
     copied_by: str
-    type: str = "full"
+    type: str = FULL
     prior: Optional[str] = None
     reference: List[str] = dataclasses.field(default_factory=list)
 
@@ -214,8 +225,7 @@ def _check(manifest: Manifest) -> None:
             raise DecodingError(f"{name}: is not a time such as 2026-11-21T01:30:00.000Z") from None
     if manifest.encryption is not None:
         raise DecodingError("encryption: this version reads backups without encryption only")
-    if manifest.backup.type != "full":
-        raise DecodingError(f"backup.type: this version reads full backups only, not {manifest.backup.type!r}")
+    _check_references(manifest)
     if manifest.status != "complete" or not manifest.files:
         raise DecodingError("status: only complete backups with files can be read")
     for index, record in enumerate(manifest.files):
@@ -223,6 +233,19 @@ def _check(manifest: Manifest) -> None:
     for field in ("path", "repo_path"):
         if overlap([getattr(record, field) for record in manifest.files]):
             raise DecodingError(f"files: two have the same {field}, or one lies below another")
+
+
+def _check_references(manifest: Manifest) -> None:
+    kind, references = manifest.backup, manifest.backup.reference
+    if kind.type not in (FULL, INCREMENT):
+        raise DecodingError(f"backup.type: {kind.type!r} is not known")
+    if (kind.type == FULL) != (not references) or kind.prior != (references[-1] if references else None):
+        raise DecodingError("backup.reference: an increment has references, the last of them as prior; a full one none")
+    known = {manifest.id, *references}
+    if not all(map(is_id, references)) or len(known) <= len(references) or len(known) > LONGEST_CHAIN:
+        raise DecodingError(f"backup.reference: is not a list of less than {LONGEST_CHAIN} ids of other backups")
+    if kind.type == INCREMENT and manifest.source.position is None:
+        raise DecodingError("source.position: is missing, of an increment")
 
 
 def _check_compression(compression: Compression) -> None:

@@ -22,6 +22,7 @@ from ..stream.compression import Compression
 from . import catalogue, documents, locks, protection
 from . import manifest as manifests
 from . import state as states
+from .chain import Chain, Chains
 from .manifest import Manifest
 from .published import PublishedBackup
 from .staging import PREFIX as STAGING_PREFIX
@@ -168,31 +169,48 @@ class JobDirectory:
             raise NotFoundError(f"job {self.name} has no backup {backup_id} in {self.path.parent}")
         return backup
 
+    def chain(self, backup_id: Optional[str] = None) -> Chain:
+        """The backup with this id, or the latest good one, with all that it builds on.
+
+        Raises NotFoundError, or CorruptError when that is not all there.
+        """
+        return Chains().of(self.backup(backup_id))
+
     def latest_good(self) -> Optional[PublishedBackup]:
         """The newest backup with a sound, readable manifest whose last verification or drill did not fail.
 
-        Where there is any other, it is none of which nobody knows whether it is consistent, and none of the future.
+        An increment is as good as the worst of what it builds on. Where there is any other, it is none of which nobody
+        knows whether it is consistent, and none of the future.
         """
+        latest = self.latest_good_chain()
+        return latest.backup if latest else None
+
+    def latest_good_chain(self) -> Optional[Chain]:
+        """The same with all that it builds on."""
         state, now = self.state(), times.now()
-        doubtful: Optional[PublishedBackup] = None
+        chains = Chains()
+        doubtful: Optional[Chain] = None
         for backup in self.backups():
             if state.failure(backup.id):
                 continue
             try:
-                manifest = backup.manifest()
-                backup.check_sizes(manifest)
+                chain = chains.of(backup)
+                chain.check_sizes()
             except (CorruptError, NotFoundError, OSError):
                 # A prune may remove it just now; and one that cannot be read must not hide those that can.
                 continue
-            if manifest.backup.consistency != manifests.UNKNOWN and times.from_rfc3339(manifest.timestamp_start) <= now:
-                return backup
-            doubtful = doubtful or backup
+            if any(map(state.failure, chain.ids)):
+                continue
+            started = times.from_rfc3339(chain.manifest.timestamp_start)
+            if chain.manifest.backup.consistency != manifests.UNKNOWN and started <= now:
+                return chain
+            doubtful = doubtful or chain
         return doubtful
 
     def latest_good_manifest(self) -> Optional[Manifest]:
         """Its manifest."""
-        latest = self.latest_good()
-        return latest.manifest() if latest else None
+        latest = self.latest_good_chain()
+        return latest.manifest if latest else None
 
     def state(self) -> State:
         """What is known beside the manifests."""

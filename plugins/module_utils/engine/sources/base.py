@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import datetime
 from pathlib import Path
 from typing import ClassVar, Dict, List, Optional, Tuple
 
 from ..containers.container import Address
-from ..errors import SourceError
+from ..errors import CorruptError, SourceError
 from ..repository.manifest import Kind, Manifest, Named, Origin
 from ..repository.staging import Staging
 from .tree import Included
@@ -73,6 +74,14 @@ class Restoration:
 
 
 @dataclasses.dataclass(frozen=True)
+class Moment:
+    """A point in the history of a database."""
+
+    position: int
+    time: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True)
 class Tools:
     """What a drill may use to start a server: an image at a Docker engine, or a program.
 
@@ -93,6 +102,8 @@ class Source(abc.ABC):
     heartbeat_paths: ClassVar[Tuple[str, ...]] = ()
     # The container the database is in, if any.
     container: Optional[Address] = None
+    # How many backups there may be in a chain, the full one and increments; only full ones unless told.
+    longest_chain: int = 1
 
     @abc.abstractmethod
     def inspect(self) -> Inspection:
@@ -108,6 +119,14 @@ class Source(abc.ABC):
         A source whose copy is in a file first has the engine read that meanwhile, if the staging is to be verified.
         Raises SourceError.
         """
+
+    def capture_after(self, staging: Staging, prior: Manifest) -> Capture:  # noqa: ARG002 - for those that make them
+        """Stream what was committed since the prior backup, as an increment, or else a full copy.
+
+        The position of an increment begins where that of the prior backup ends. Its files must not have the paths of
+        any that it builds on: name them by the id of the staging. Raises SourceError.
+        """
+        return self.capture(staging)
 
     @staticmethod
     @abc.abstractmethod
@@ -134,6 +153,15 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def trees(origin: Origin) -> Dict[str, Tree]:
         """What the tars of the backup must bring, by record path."""
+
+    @staticmethod
+    def moment_of(line: bytes) -> Moment:  # noqa: ARG004 - the same
+        """When the transaction was committed that this line of a file of an increment begins to tell of.
+
+        Each line tells of one, in the order of their positions and times. line is not more than the first 4096 bytes
+        of it. Raises CorruptError.
+        """
+        raise CorruptError("it is of a database of which there are no increments")
 
     @staticmethod
     @abc.abstractmethod

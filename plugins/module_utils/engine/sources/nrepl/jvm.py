@@ -117,6 +117,8 @@ class Jvm(Runtime):
 
     def _printed(self) -> str:
         """A form that prints the content."""
+        if self.printing is not None:
+            return self.printing
         if self.options.expression is not None:
             return fill(_EXPRESSION, expression=self.options.expression)
         return PRESETS[str(self.options.database)].exported(

@@ -75,6 +75,8 @@ class Nbb(Runtime):
         return fill(_TEXT, printed=fill(_PRINTING, body=self._printed()), taken=taken)
 
     def _printed(self) -> str:
+        if self.printing is not None:
+            return self.printing
         if self.options.expression is not None:
             return fill(_EXPRESSION, expression=self.options.expression, refused=_REFUSED)
         return PRESETS[str(self.options.database)].exported(

@@ -15,6 +15,7 @@ from ...errors import UsageError
 from ...nrepl.address import Address
 from ...nrepl.client import check_text
 from ...processes import check_timeout
+from ...repository.manifest import LONGEST_CHAIN
 from ...stores.table import Store
 from . import quoting
 from .presets import PRESETS
@@ -22,6 +23,8 @@ from .presets import PRESETS
 SNAPSHOT, DATOMS, ENTITIES, TX_LOG = "snapshot", "datoms", "entities", "tx_log"
 CONTENTS = (SNAPSHOT, DATOMS, ENTITIES, TX_LOG)
 AUTO, PULL, FILE, VALUE = "auto", "pull", "file", "value"
+# The database that tells of each transaction.
+LOGGED = "datascript"
 WAYS = (AUTO, PULL, FILE, VALUE)
 
 
@@ -30,7 +33,9 @@ class NreplOptions:
     """Options of an nrepl job beside those of all jobs: where the server is, what it exports, and how that comes here.
 
     One of function, expression, and database with connection. directory is where the server writes the file of way
-    file. timeout, in seconds, is for the whole export. also_to are tables that get each export as a row too.
+    file. timeout, in seconds, is for the whole export. listener_limit is how many datoms the listener of a tx_log keeps
+    at most, full_every how many backups there are from one full one to the next. also_to are tables that get each
+    export as a row too.
     """
 
     host: Optional[str] = None
@@ -46,6 +51,9 @@ class NreplOptions:
     way: str = AUTO
     directory: Optional[str] = None
     min_records: int = 1
+    install_listener: bool = False
+    listener_limit: int = 1_000_000
+    full_every: int = 24
     timeout: int = 3600
     also_to: List[Store] = dataclasses.field(default_factory=list)
 
@@ -59,8 +67,7 @@ class NreplOptions:
         for name, known in (("content", CONTENTS), ("way", WAYS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not known; give {', '.join(known)}")
-        if self.content == TX_LOG:
-            raise UsageError("content tx_log is not possible in this version; take snapshot")
+        self._check_log()
         if self.content != SNAPSHOT and not self.database:
             raise UsageError(f"content {self.content} is only for a database that is named with database")
         if self.function and self.way == VALUE:
@@ -69,6 +76,16 @@ class NreplOptions:
             raise UsageError(f"min_records {self.min_records} is negative")
         if self.directory is not None and not Path(self.directory).is_absolute():
             raise UsageError(f"directory {self.directory} is not absolute")
+
+    def _check_log(self) -> None:
+        if self.content == TX_LOG and self.database != LOGGED:
+            raise UsageError(f"content {TX_LOG} is for database {LOGGED} only")
+        if self.install_listener and self.content != TX_LOG:
+            raise UsageError(f"install_listener is for content {TX_LOG} only")
+        if self.listener_limit < 1:
+            raise UsageError(f"listener_limit {self.listener_limit} is not a number of datoms")
+        if not 1 <= self.full_every <= LONGEST_CHAIN:
+            raise UsageError(f"full_every {self.full_every} is out of range; give 1 to {LONGEST_CHAIN}")
 
     def _check_subject(self) -> None:
         given = [name for name in ("function", "expression", "database") if getattr(self, name) is not None]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Dict
+from typing import ClassVar, Dict, Optional
 
 from ...errors import SourceError, UsageError
 from . import forms
@@ -32,6 +32,8 @@ class Runtime(abc.ABC):
 
     def __init__(self, options: NreplOptions, versions: Dict[str, str]) -> None:
         self.options = options
+        # A form that prints the content, in place of the one that the options tell of.
+        self.printing: Optional[str] = None
         self._versions = versions
 
     @property

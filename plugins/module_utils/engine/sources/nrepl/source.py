@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import os
+import socket
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple, Type
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from ...decoding import DecodingError, decode, encode
 from ...errors import DESCRIPTORS, CorruptError, EvaluationError, RestoreError, SourceError, UsageError, in_one_line
 from ...nrepl.client import Client
 from ...nrepl.deadline import Deadline
-from ...processes import NOBODY, Child, lent_to_nobody
-from ...repository.manifest import Kind, Manifest, Named, Origin
+from ...processes import NOBODY, Child, Report, lent_to_nobody
+from ...repository.manifest import FULL, INCREMENT, Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import edn, usage
-from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
+from ..base import Capture, Inspection, Moment, Restoration, Source, Tools, Tree
+from . import transactions
 from .basilisp import Basilisp
 from .file import take_file
 from .jvm import Jvm
+from .log import INSTALLED, TransactionLog
 from .nbb import Nbb
-from .options import FILE, PULL, VALUE, NreplOptions
+from .options import FILE, PULL, TX_LOG, VALUE, NreplOptions
 from .pull import pull
 from .runtime import Runtime
 from .told import Told, parse_inspected, unquoted
@@ -60,6 +65,15 @@ class Details:
     records: Optional[int] = None
 
 
+class _Plan(NamedTuple):
+    """What is to be exported: the name of the file, and of a log what tells it from others."""
+
+    path: str
+    type: str
+    fingerprint: Optional[str]
+    warnings: List[str]
+
+
 class NreplSource(Source):
     """What a server exports."""
 
@@ -69,35 +83,33 @@ class NreplSource(Source):
         options.check()
         self._options = options
 
+        # Full ones and increments of a log of transactions; anything else is exported as a whole.
+        self.longest_chain = options.full_every if options.content == TX_LOG else 1
+
     def inspect(self) -> Inspection:
         with Client(self._options.address, Deadline(self._options.timeout)) as client, self._told_where():
             runtime, details = self._described(client)
-            position = parse_inspected(unquoted(client.evaluate(runtime.inspected()).only_value()))
+            if details.content == TX_LOG:
+                position = TransactionLog(runtime).inspect(client)
+            else:
+                position = parse_inspected(unquoted(client.evaluate(runtime.inspected()).only_value()))
         return Inspection(Origin(self._options.place, 0, position, details=encode(details)), _engine(details))
 
     def capture(self, staging: Staging) -> Capture:
-        deadline = Deadline(self._options.timeout)
-        with Client(self._options.address, deadline) as client, self._told_where():
-            runtime, details = self._described(client)
-            if details.way != VALUE:
-                told = self._stored(client, deadline, runtime, staging)
-        if details.way == VALUE:
-            # Only such a client has to take messages of any length.
-            with Client(self._options.address, deadline, LONGEST) as client, self._told_where():
-                told = self._stored(client, deadline, runtime, staging)
-        details = dataclasses.replace(details, records=told.records)
-        record = staging.records[-1]
-        if told.sha256 != record.sha256:
-            raise SourceError(f"the export {self._options.place} did not arrive as the server made it")
-        kind = Kind(details.way, "logical", online=True, copied_by=runtime.version)
-        origin = Origin(self._options.place, record.size, told.position, details=encode(details))
-        return Capture(origin, _engine(details), kind, [], needs_check=True)
+        return self._captured(staging, None)
+
+    def capture_after(self, staging: Staging, prior: Manifest) -> Capture:
+        return self._captured(staging, prior.source.position)
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
+        before = then.position
+        if before and then.details.get("content") == TX_LOG:
+            # That of an increment begins with the one before.
+            before = dataclasses.replace(before, start=before.stop)
         return (
             now.position is not None
-            and now.position == then.position
+            and now.position == before
             and now.details.get("content") == then.details.get("content")
         )
 
@@ -107,25 +119,21 @@ class NreplSource(Source):
 
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
-        details = _details(origin)
-        if list(files) != [EXPORT]:
+        details, logs = _details(origin), sorted(path for path in files if transactions.is_name(path))
+        if set(files) - set(logs) - {EXPORT} or (logs and details.content != TX_LOG) or not files:
             raise CorruptError("the files of the manifest are not those of its source")
-        with lent_to_nobody(files[EXPORT]) as descriptor:
-            child = Child(
-                lambda report: edn.scan(report, Path(f"{DESCRIPTORS}{descriptor}")),
-                what="the process that reads it",
-                timeout=timeout,
-                owner=NOBODY,
-                descriptors=[descriptor],
-                failing=CorruptError,
-            )
-            with child:
-                counted = edn.Counted(*child.result())
-        records = counted.listed if details.database else counted.records
-        if details.records is not None and records != details.records:
-            raise CorruptError(f"{EXPORT} holds {records} records, and there should be {details.records}")
-        if records < details.min_records:
-            raise CorruptError(f"{EXPORT} holds {records} records, fewer than min_records, {details.min_records}")
+        records = 0
+        if EXPORT in files:
+            counted = edn.Counted(*_read(files[EXPORT], edn.scan, timeout))
+            records = counted.listed if details.database else counted.records
+            if records < details.min_records:
+                raise CorruptError(f"{EXPORT} holds {records} records, fewer than min_records, {details.min_records}")
+        if logs:
+            records = _check_logs([files[path] for path in logs], origin, timeout)
+        # With others that it builds on, they are those of the last one.
+        if len(files) == 1 and details.records is not None and records != details.records:
+            (path,) = files
+            raise CorruptError(f"{path} holds {records} records, and there should be {details.records}")
         return dataclasses.replace(origin, details=encode(dataclasses.replace(details, records=records)))
 
     @staticmethod
@@ -134,8 +142,14 @@ class NreplSource(Source):
         return {}
 
     @staticmethod
+    def moment_of(line: bytes) -> Moment:
+        return transactions.moment_of(line)
+
+    @staticmethod
     def restoration(manifest: Manifest, destination: Optional[Path]) -> Restoration:
-        _details(manifest.source)
+        details = _details(manifest.source)
+        if details.content == TX_LOG:
+            return _restoration_of_log(manifest, destination)
         if [record.path for record in manifest.files] != [EXPORT]:
             raise CorruptError("the files of the manifest are not those of its source")
         if not destination:
@@ -152,7 +166,50 @@ class NreplSource(Source):
     def drill(cls, manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
         files = {path: restored.root / name for path, name in restored.files.items()}
         details = _details(cls.check(files, manifest.source, tools.timeout))
+        if len(files) > 1:
+            return [f"read whole as EDN, a snapshot and {len(files) - 1} files of transactions that continue it"]
         return [f"read whole as EDN, with {details.records} records"]
+
+    def _captured(self, staging: Staging, prior: Optional[Position]) -> Capture:
+        """An increment to a backup of this position, or a full one."""
+        deadline = Deadline(self._options.timeout)
+        with Client(self._options.address, deadline) as client, self._told_where():
+            runtime, details = self._described(client)
+            plan = self._planned(client, runtime, staging, prior)
+            if details.way != VALUE:
+                told = self._stored(client, deadline, runtime, staging, plan.path)
+        if details.way == VALUE:
+            # Only such a client has to take messages of any length.
+            with Client(self._options.address, deadline, LONGEST) as client, self._told_where():
+                told = self._stored(client, deadline, runtime, staging, plan.path)
+        details = dataclasses.replace(details, records=told.records)
+        record, position = staging.records[-1], told.position
+        if told.sha256 != record.sha256:
+            raise SourceError(f"the export {self._options.place} did not arrive as the server made it")
+        if position and plan.fingerprint:
+            position = dataclasses.replace(position, fingerprint=plan.fingerprint)
+        kind = Kind(details.way, "logical", online=True, copied_by=runtime.version, type=plan.type)
+        origin = Origin(self._options.place, record.size, position, details=encode(details))
+        return Capture(origin, _engine(details), kind, plan.warnings, needs_check=True)
+
+    def _planned(self, client: Client, runtime: Runtime, staging: Staging, prior: Optional[Position]) -> _Plan:
+        if self._options.content != TX_LOG:
+            return _Plan(EXPORT, FULL, None, [])
+        log = TransactionLog(runtime)
+        prepared = log.prepare(client, _consumer(staging), prior)
+        warnings = []
+        if prepared.how == INSTALLED:
+            warnings.append(
+                f"a listener was installed in the application, which keeps what {self._options.place} commits"
+            )
+        gap = prepared.gap(prior)
+        if prior and not gap:
+            runtime.printing = log.since(prior.stop, prepared.fingerprint)
+            return _Plan(transactions.name_of(staging.id), INCREMENT, prepared.fingerprint, warnings)
+        if gap:
+            warnings.append(f"this backup is a full one, as the last one cannot be continued: {gap}")
+        runtime.printing = log.full(prepared.fingerprint)
+        return _Plan(EXPORT, FULL, prepared.fingerprint, warnings)
 
     @contextlib.contextmanager
     def _told_where(self) -> Iterator[None]:
@@ -178,13 +235,13 @@ class NreplSource(Source):
         )
         return runtime, details
 
-    def _stored(self, client: Client, deadline: Deadline, runtime: Runtime, staging: Staging) -> Told:
+    def _stored(self, client: Client, deadline: Deadline, runtime: Runtime, staging: Staging, path: str) -> Told:
         with staging.scratch() as scratch:
             # The owner and the mode that a restored export is to have.
             descriptor = scratch.create(EXPORT)
             status = os.fstat(descriptor)
             os.close(descriptor)
-        with staging.store(EXPORT, status) as stream:
+        with staging.store(path, status) as stream:
             if runtime.way == PULL:
                 return pull(client, deadline, runtime.streamed(), stream.write)
             if runtime.way == FILE:
@@ -202,6 +259,58 @@ def runtime_of(options: NreplOptions, versions: Dict[str, str]) -> Runtime:
             return runtime(options, versions)
     told = in_one_line(", ".join(versions)) or "nothing"
     raise SourceError(f"the server is of a kind that is not known; of its versions it tells {told[:_SHOWN]}")
+
+
+def _consumer(staging: Staging) -> str:
+    """What tells this job, of this host and repository, from others that have the same log."""
+    return hashlib.sha256(f"{socket.gethostname()} {staging.path.parent}".encode()).hexdigest()[:16]
+
+
+_T = TypeVar("_T")
+
+
+def _read(path: Path, read: Callable[[Report, Path], _T], timeout: float) -> _T:
+    """What a process without rights gets out of a file."""
+    with lent_to_nobody(path) as descriptor:
+        child = Child(
+            lambda report: read(report, Path(f"{DESCRIPTORS}{descriptor}")),
+            what="the process that reads it",
+            timeout=timeout,
+            owner=NOBODY,
+            descriptors=[descriptor],
+            failing=CorruptError,
+        )
+        with child:
+            result: _T = child.result()
+        return result
+
+
+def _check_logs(paths: List[Path], origin: Origin, timeout: float) -> int:
+    """Returns how many transactions the last one has."""
+    if not origin.position:
+        raise CorruptError("the manifest is not valid: source.position: is missing, of transactions")
+    last = origin.position.start
+    for path in paths:
+        read = functools.partial(transactions.check, start=last)
+        counted = transactions.Counted(*_read(path, read, timeout))
+        last = counted.last
+    if last != origin.position.stop:
+        raise CorruptError(f"its transactions end with {last}, and should with {origin.position.stop}")
+    return counted.transactions
+
+
+def _restoration_of_log(manifest: Manifest, destination: Optional[Path]) -> Restoration:
+    """Into a directory, where no transactions may stay that come after those that are restored."""
+    paths = [record.path for record in manifest.files]
+    if paths[:1] != [EXPORT] or not all(map(transactions.is_name, paths[1:])):
+        raise CorruptError("the files of the manifest are not those of its source")
+    if not destination:
+        raise RestoreError("an export came from a server, not from a path; tell the directory to restore to with dest")
+    if os.path.lexists(destination) and not destination.is_dir():
+        raise UsageError(f"dest {destination} is not a directory; transactions are restored into one")
+    there = sorted(os.listdir(destination)) if destination.is_dir() else []
+    others = [name for name in there if transactions.is_name(name) and name not in paths]
+    return Restoration(destination, {path: path for path in paths}, [], [], {}, displaced=others)
 
 
 def _engine(details: Details) -> Named:

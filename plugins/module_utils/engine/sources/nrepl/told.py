@@ -13,10 +13,11 @@ from typing import Optional
 from ...errors import SourceError, in_one_line
 from ...repository.manifest import Position
 
-_FINGERPRINT = r"(?P<fingerprint>[0-9.]{1,40}--?[0-9]{1,12})"
-_OF_DATABASE = r"(?P<records>[0-9]{1,18}) (?P<start>[0-9]{1,18}) (?P<stop>[0-9]{1,18}) " + _FINGERPRINT
+# What tells two databases apart, of digits only.
+FINGERPRINT = r"(?P<fingerprint>[0-9.]{1,40}--?[0-9]{1,12})"
+_OF_DATABASE = r"(?P<records>[0-9]{1,18}) (?P<start>[0-9]{1,18}) (?P<stop>[0-9]{1,18}) " + FINGERPRINT
 _TOLD = re.compile(rf"(?P<sha256>[0-9a-f]{{64}}) (?:{_OF_DATABASE})?", re.ASCII)
-_INSPECTED = re.compile(r"(?P<start>[0-9]{1,18}) " + _FINGERPRINT, re.ASCII)
+_INSPECTED = re.compile(r"(?P<start>[0-9]{1,18}) " + FINGERPRINT, re.ASCII)
 _SHOWN = 80
 _KIND = "basis"
 
