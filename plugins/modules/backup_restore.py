@@ -99,7 +99,8 @@ options:
         O(port), O(socket) or O(port_file) name. A snapshot that M(embedded.db_backup.nrepl_export) made of a DataScript
         or Datalevin database is loaded into it, instead of being written to a file.
       - Nothing there changes until all has arrived, has the SHA-256 of the backup, was read, and every datom was
-        compared. Then it changes as a whole. A database that is not empty is refused.
+        compared. Then it changes as a whole. A database that is not empty is refused, unless it already holds just what
+        the backup holds.
       - DataScript keeps the numbers of entities and transactions, and takes the schema of the backup. With O(force)
         what is there is replaced, and stays in the var C(embedded.db-backup/replaced) until the next time or the end of
         the server. Listeners are not called.

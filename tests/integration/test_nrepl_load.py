@@ -172,6 +172,29 @@ def test_only_an_empty_database_is_loaded_into_unless_forced(dbbackup: Command, 
     assert script.evaluate(f"[(= @{copy} @{notes}) (= @(resolve '{told['replaced']}) {notes}-old)]") == "[true true]"
 
 
+@pytest.mark.parametrize("options", [(), ("--force",), ("--dry-run",)])
+def test_into_a_database_that_has_it_nothing_is_loaded(
+    dbbackup: Command, script: Server, notes: str, options: tuple[str, ...]
+) -> None:
+    copy = empty(script, notes)
+    dbbackup.ok("restore", "notes", *into(script, copy))
+    script.evaluate(f"(def {notes}-value @{copy})")
+    told = dbbackup.ok("restore", "notes", *into(script, copy), *options)
+    assert (told["changed"], told["before"], told["replaced"]) == (False, told["after"], None)
+    assert script.evaluate(f"(identical? @{copy} {notes}-value)") == "true"
+    # As many datoms and as many transactions, but others.
+    script.evaluate(
+        f"(let [] (reset! {copy} (datascript.core/init-db (for [d (datascript.core/datoms @{notes} :eavt)]"
+        f" (datascript.core/datom (:e d) (:a d) (if (= :large (:a d)) 7 (:v d)) (:tx d))) (:schema @{copy})))"
+        f" (swap! {copy} assoc :max-tx 536870914) 1)"
+    )
+    if options != ("--force",):
+        assert "is not empty" in dbbackup.fails(1, "restore", "notes", *into(script, copy), *options)
+    else:
+        assert dbbackup.ok("restore", "notes", *into(script, copy), *options)["changed"]
+    assert nothing_waits(script)
+
+
 def test_a_prediction_only_looks(dbbackup: Command, script: Server, notes: str) -> None:
     copy = empty(script, notes)
     told = dbbackup.ok("restore", "notes", *into(script, copy), "--dry-run")
@@ -427,6 +450,7 @@ def test_datalevin_comes_back_equal(dbbackup: Command, levin: Server, name: str,
     left_out = "(fn [s] (dissoc s :gone))"
     assert levin.evaluate(f"(let [s (comp {left_out} {schema})] (= (s {name}) (s {copy})))") == "true"
     assert levin.evaluate(f"(:name (datalevin.core/entity @{copy} 7))") == levin.evaluate(clojure(SIGNS))
+    assert not dbbackup.ok("restore", "notes", *into(levin, copy))["changed"]
     assert levin.evaluate(f"(let [] (datalevin.core/transact! {copy} [{{:db/id -1 :n 2}}]) (:max-eid @{copy}))") == "10"
     error = dbbackup.fails(1, "restore", "notes", *into(levin, copy), "--force")
     assert error.endswith("it holds 19 datoms; load into a new one, and have the application use it")
@@ -500,6 +524,8 @@ def test_the_module(dbbackup: Command, ansible: Ansible, script: Server, notes: 
     told = ansible.module(module, **given)
     assert (told["changed"], told["dest"]) == (True, f"nrepl://127.0.0.1:{script.address.port}/{copy}")
     assert script.evaluate(f"(= @{notes} @{copy})") == "true"
+    assert not ansible.module(module, **given)["changed"]
+    script.evaluate(f"(let [] (datascript.core/transact! {copy} [[:db/add 10 :n 1]]) 1)")
     assert "is not empty" in ansible.failure(module, **given)["msg"]
     assert ansible.module(module, force=True, **given)["replaced"] == "embedded.db-backup/replaced"
     assert "dest: is for restoring files" in ansible.failure(module, dest="/x", **given)["msg"]
@@ -540,7 +566,7 @@ def test_600_000_datoms_of_datalevin(dbbackup: Command, levin: Server, name: str
     copy = made(levin, f"{name}-copy", tmp_path)
     assert peak_of_load(dbbackup, *into(levin, copy)) < 100 << 10
     assert levin_count(levin, copy) == str(3 * LARGE)
-    datoms = "(fn [c] (map (juxt :e :a :v) (datalevin.core/datoms @c :eav)))"
+    datoms = "(fn [c] (into #{} (map (juxt :e :a :v)) (datalevin.core/datoms @c :eav)))"
     assert levin.evaluate(f"(let [datoms {datoms}] (= (datoms {name}) (datoms {copy})))") == "true"
 
 

@@ -36,8 +36,10 @@ def load(options: argparse.Namespace) -> Told:
 
 
 def _text(result: loading.Loaded, options: argparse.Namespace) -> str:
-    verb = "would load" if options.dry_run else "loaded"
     lines = warning_lines(result.warnings)
+    if not result.changed:
+        return "\n".join([*lines, f"{options.job}: {result.destination} already holds backup {result.backup['id']}"])
+    verb = "would load" if options.dry_run else "loaded"
     lines.append(f"{options.job}: {verb} backup {result.backup['id']} into {result.destination}")
     if result.before and result.after:
         lines.append(f"  {result.before.datoms} datoms before, {result.after.datoms} after")

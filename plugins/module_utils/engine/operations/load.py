@@ -71,6 +71,7 @@ class Loaded:
     replaced is the var that has the database as it was before, until the next one is replaced or the server ends.
     """
 
+    changed: bool
     destination: str
     backup: Dict[str, Any]
     before: Optional[State]
@@ -81,7 +82,7 @@ class Loaded:
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
         return {
-            "changed": True,
+            "changed": self.changed,
             "dest": self.destination,
             "before": dataclasses.asdict(self.before) if self.before else None,
             "after": dataclasses.asdict(self.after) if self.after else None,
@@ -100,17 +101,16 @@ def load(
 ) -> Loaded:
     """Load the backup with this id, or the latest good one; with predict, only look.
 
-    Raises RestoreError when the database is not empty, or did not take the backup, and tells in which state it is;
-    CorruptError for a backup that does not verify, of which nothing was sent then; NoConnectionError.
+    Into a database that holds just what the backup holds nothing is loaded. Raises RestoreError when the database is
+    not empty, or did not take the backup, and tells in which state it is; CorruptError for a backup that does not
+    verify, of which nothing was sent then; NoConnectionError.
     """
     request.check()
     backup = directory.backup(backup_id)
     with backup.in_use():
         work = _Load.prepare(backup, request, [] if backup_id else passed_over(directory, backup))
-        if predict:
-            return work.predict()
         with _verified(directory, backup, work.manifest, request.silence, progress) as text:
-            return work.run(text)
+            return work.run(text, predict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,40 +140,59 @@ class _Load:
         told = [] if loading.check_loadable(database).keeps_basis else [_new_transactions(database)]
         return cls(backup, request, manifest, options, _expected(manifest), [*warnings, *told])
 
-    def predict(self) -> Loaded:
-        """Look at what is there."""
-        with Client(self.request.address, Deadline(self.request.timeout)) as client:
-            return self._result(self._look(client, runtime_of(self.options, client.describe().versions)))
-
-    def run(self, text: Path) -> Loaded:
-        """Send the text, and have it loaded."""
+    def run(self, text: Path, predict: bool) -> Loaded:
+        """Send the text where it is needed, and have it loaded."""
         with Client(self.request.address, Deadline(self.request.timeout)) as client:
             runtime = runtime_of(self.options, client.describe().versions)
             arrival = Arrival(runtime, self.request.timeout)
-            before = self._look(client, runtime)
             try:
                 with self._told(_AS_IT_WAS):
-                    arrival.send(client, _chunks(text))
-                after = self._load(client, runtime, arrival)
+                    before = self._look(client, runtime)
+                    may_be_done = self._is_like(before)
+                    if may_be_done:
+                        arrival.send(client, _chunks(text))
+                        if self._is_done(client, runtime, arrival):
+                            return self._result(False, before, before)
+                    self._refuse(before)
+                    if predict:
+                        return self._result(True, before, self.expected)
+                    if not may_be_done:
+                        arrival.send(client, _chunks(text))
+                return self._result(True, before, self._load(client, runtime, arrival))
             finally:
                 self._forget(arrival)
-        return self._result(before, after)
 
     def _look(self, client: Client, runtime: Runtime) -> Optional[State]:
-        """What the database holds; raises RestoreError when that must not be replaced."""
-        with self._told(_AS_IT_WAS):
-            if self.expected is None:
-                client.evaluate(runtime.known(str(self.options.function))).only_value()
-                return None
-            before = loading.state_of(client.evaluate(loading.looked(runtime)))
-        database = str(self.options.database)
-        can_replace = loading.check_loadable(database).can_replace
-        if before.datoms and not (can_replace and self.request.force):
-            hint = (
-                "with force it is replaced" if can_replace else "load into a new one, and have the application use it"
-            )
-            raise RestoreError(f"{self.options.place} is not empty, it holds {before.datoms} datoms; {hint}")
-        return before
+        """What the database holds; of a function only whether it is there."""
+        if self.expected is None:
+            client.evaluate(runtime.known(str(self.options.function))).only_value()
+            return None
+        return loading.state_of(client.evaluate(loading.looked(runtime)))
+
+    def _is_like(self, found: Optional[State]) -> bool:
+        """Whether the numbers are those of the backup, as far as they are kept."""
+        if found is None or self.expected is None:
+            return False
+        return found == self.expected if self._loading.keeps_basis else found.datoms == self.expected.datoms
+
+    def _is_done(self, client: Client, runtime: Runtime, arrival: Arrival) -> bool:
+        """Whether the database holds just what the backup holds."""
+        if self.expected is None:
+            return False
+        code = loading.compared(runtime, arrival.read, self.expected)
+        return client.evaluate(arrival.opened(self.manifest.files[0].sha256, code)).problem() is None
+
+    def _refuse(self, found: Optional[State]) -> None:
+        """Raise RestoreError when what is there must not be replaced."""
+        if not found or not found.datoms or (self._loading.can_replace and self.request.force):
+            return
+        hint = "load into a new one, and have the application use it"
+        hint = "with force it is replaced" if self._loading.can_replace else hint
+        raise RestoreError(f"{self.options.place} is not empty, it holds {found.datoms} datoms; {hint}")
+
+    @property
+    def _loading(self) -> loading.Loading:
+        return loading.check_loadable(str(self.options.database))
 
     def _load(self, client: Client, runtime: Runtime, arrival: Arrival) -> Optional[State]:
         sha256 = self.manifest.files[0].sha256
@@ -194,10 +213,9 @@ class _Load:
         with contextlib.suppress(SourceError), Client(self.request.address, Deadline(_FAREWELL)) as client:
             arrival.forget(client)
 
-    def _result(self, before: Optional[State], after: Optional[State] = None) -> Loaded:
-        replaced = _REPLACED if before and before.datoms else None
-        told = self.options.place, self.manifest.to_json(), before, after or self.expected, replaced, self.warnings
-        return Loaded(*told)
+    def _result(self, changed: bool, before: Optional[State], after: Optional[State]) -> Loaded:
+        replaced = _REPLACED if changed and before and before.datoms else None
+        return Loaded(changed, self.options.place, self.manifest.to_json(), before, after, replaced, self.warnings)
 
     @contextlib.contextmanager
     def _told(self, state: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Dict
+from typing import Dict, List
 
 from ...errors import UsageError
 from ...nrepl.answer import Answer
@@ -34,7 +34,7 @@ _LOOKED = """
 
 # Both sides are ordered by entity; within one the order may differ. What is not equal to itself, as NaN, or only equal
 # by its content, as an array of bytes, is compared as it is exported.
-_LOADED = """
+_SENT = """
 (let [connection <connection>
       encode <encode>
       printed (fn [records]
@@ -57,7 +57,26 @@ _LOADED = """
                  (every? (fn [record] (and (= 4 (count record)) (pos-int? (first record)) (pos-int? (peek record))))
                          records))
     (throw (ex-info "the text is no whole snapshot of such a database" {})))
-  <loaded>)"""
+  <used>)"""
+
+# Of a database that is there already.
+_COMPARED = """
+(let [database @connection]
+  (compare-all (map (fn [record] (subvec record 0 <width>)) records)
+               (map (juxt <columns>) (<datoms> database <index>)))
+  <same_schema>
+  <state>)"""
+
+_SAME_VALUE = """
+(when-not (= (:schema sent) (:schema database))
+  (throw (ex-info "the schema is not as it was exported" {})))"""
+
+# There may be more attributes, of which some are always there.
+_SAME_PROPERTIES = """
+(let [made (<schema> connection)]
+  (doseq [[attribute properties] (:schema sent)]
+    (when-not (= (dissoc properties :db/aid) (dissoc (get made attribute) :db/aid))
+      (throw (ex-info (str "the schema of " attribute " is not as it was exported") {})))))"""
 
 _DATASCRIPT = """
 (let [before @connection
@@ -69,14 +88,13 @@ _DATASCRIPT = """
                  :max-eid (:max-eid sent))]
   (when-not (or <force> (zero? many))
     (throw (ex-info (str "the database holds " many " datoms") {})))
-  (compare-all records (map (juxt :e :a :v :tx) (<datoms> database :eavt)))
+  (compare-all records (map (juxt <columns>) (<datoms> database :eavt)))
   (reduce (fn [one other]
             (when (= [(:e one) (:a one) (:v one)] [(:e other) (:a other) (:v other)])
               (throw (ex-info (str "entity " (:e one) " has a datom twice") {})))
             other)
           nil (<datoms> database :eavt))
-  (when-not (= (:schema sent) (:schema database))
-    (throw (ex-info "the schema is not as it was exported" {})))
+  <same_schema>
   (when-not (<exchange> connection before database)
     (throw (ex-info "the database was changed in the meantime" {})))
   (when (pos? many)
@@ -85,8 +103,7 @@ _DATASCRIPT = """
 
 # Attributes that are made of others follow by themselves.
 _DATALEVIN = """
-(let [ordered (sort-by (comp :db/aid val) (:schema sent))
-      schema (apply array-map (mapcat (fn [[attribute properties]] [attribute (dissoc properties :db/aid)]) ordered))
+(let [schema (into {} (map (fn [[attribute properties]] [attribute (dissoc properties :db/aid)])) (:schema sent))
       derived? (fn [[entity attribute]] (get-in schema [attribute :db/tupleAttrs]))]
   (datalevin.core/with-transaction [writing connection]
     (when (seq (<datoms> @writing :eav))
@@ -94,12 +111,9 @@ _DATALEVIN = """
     (<update_schema> writing schema)
     (doseq [batch (partition-all <batch> (remove derived? records))]
       (<transact> writing (mapv (fn [[entity attribute value]] [:db/add entity attribute value]) batch)))
-    (compare-all (map (fn [record] (subvec record 0 3)) records)
-                 (map (juxt :e :a :v) (<datoms> @writing :eav)))
-    (let [made (<schema> writing)]
-      (doseq [[attribute properties] schema]
-        (when-not (= properties (dissoc (get made attribute) :db/aid))
-          (throw (ex-info (str "the schema of " attribute " is not as it was exported") {})))))
+    (compare-all (map (fn [record] (subvec record 0 <width>)) records)
+                 (map (juxt <columns>) (<datoms> @writing :eav)))
+    (let [connection writing] <same_schema>)
     (let [database @writing]
       <state>)))"""
 
@@ -123,24 +137,36 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Loading:
-    """A kind of database that can be loaded into. functions are those of its own that the form names.
+    """A kind of database that can be loaded into. functions are those of its own that the forms name; same_schema fails
+    unless the schema is as it was.
 
-    keeps_basis: transactions keep their ids. can_replace: what the database holds may be replaced, and stays in the var
-    embedded.db-backup/replaced.
+    keeps_basis: transactions keep their numbers. can_replace: what the database holds may be replaced, and stays in the
+    var embedded.db-backup/replaced.
     """
 
     form: str
+    same_schema: str
     functions: Dict[str, str]
     keeps_basis: bool
     can_replace: bool
 
+    @property
+    def columns(self) -> List[str]:
+        """What of a datom is to be as it was."""
+        return [":e", ":a", ":v", ":tx"] if self.keeps_basis else [":e", ":a", ":v"]
+
 
 LOADINGS: Dict[str, Loading] = {
     "datascript": Loading(
-        _DATASCRIPT, {"datoms": "datoms", "make": "datom", "init": "init-db"}, keeps_basis=True, can_replace=True
+        _DATASCRIPT,
+        _SAME_VALUE,
+        {"datoms": "datoms", "make": "datom", "init": "init-db"},
+        keeps_basis=True,
+        can_replace=True,
     ),
     "datalevin": Loading(
         _DATALEVIN,
+        _SAME_PROPERTIES,
         {"datoms": "datoms", "transact": "transact!", "update_schema": "update-schema", "schema": "schema"},
         keeps_basis=False,
         can_replace=False,
@@ -165,23 +191,33 @@ def looked(runtime: Runtime) -> str:
     return fill(_LOOKED, connection=runtime.connection, state=_state(runtime))
 
 
+def compared(runtime: Runtime, sent: str, expected: State) -> str:
+    """A form that fails unless the database holds what the form sent gives, and else gives the state."""
+    return _with_sent(runtime, sent, expected, _COMPARED, index=PRESETS[str(runtime.options.database)].index)
+
+
 def loaded(runtime: Runtime, sent: str, expected: State, force: bool) -> str:
     """A form that loads what the form sent gives, which must be as expected, and gives the state afterwards."""
+    given = {"exchange": _EXCHANGE[runtime.name], "force": "true" if force else "false", "batch": str(_BATCH)}
+    return _with_sent(runtime, sent, expected, LOADINGS[str(runtime.options.database)].form, **given)
+
+
+def _with_sent(runtime: Runtime, sent: str, expected: State, form: str, **given: str) -> str:
     preset = PRESETS[str(runtime.options.database)]
     loading = LOADINGS[preset.name]
-    functions = {
-        name: resolved(f"{preset.namespace}/{own}", runtime.resolve) for name, own in loading.functions.items()
-    }
-    given = {"exchange": _EXCHANGE[runtime.name], "force": "true" if force else "false", "batch": str(_BATCH)}
+    names = loading.functions.items()
+    functions = {place: resolved(f"{preset.namespace}/{name}", runtime.resolve) for place, name in names}
+    common = {"columns": " ".join(loading.columns), "width": str(len(loading.columns)), "state": _state(runtime)}
+    common["same_schema"] = fill(loading.same_schema, **functions)
     return fill(
-        _LOADED,
+        _SENT,
         connection=runtime.connection,
         encode=literals.JVM_ENCODE if runtime.name == Jvm.name else literals.NBB_ENCODE,
         sent=sent,
         kind=f":{preset.name}",
         count=str(expected.datoms),
         basis=str(expected.basis),
-        loaded=fill(loading.form, state=_state(runtime), **given, **functions),
+        used=fill(form, **given, **functions, **common),
     )
 
 
