@@ -95,17 +95,18 @@ class Application:
         told: dict[str, Any] = self.job.dbbackup.ok("restore", self.job.name, "--dest", place, "--force", *arguments)
         return told
 
+    def evaluated(self, form: str, place: Path) -> str:
+        """The value of a form, with the database that is built of these files as <rebuilt>."""
+        logs = " ".join(literal(path) for path in logs_in(place))
+        rebuilt = _REBUILT.replace("<export>", literal(place / "export.edn")).replace("<logs>", f"[{logs}]")
+        self.server.evaluate("(require '[clojure.edn])")
+        return self.server.evaluate(form.replace("<rebuilt>", rebuilt))
+
     def is_rebuilt(self, place: Path, state: str | None = None) -> bool:
         """Whether the database that is built of these files is equal to that state, or to the one there is now."""
-        logs = " ".join(literal(path) for path in logs_in(place))
-        parts = {"<export>": literal(place / "export.edn"), "<logs>": f"[{logs}]"}
-        rebuilt = _REBUILT
-        for name, value in parts.items():
-            rebuilt = rebuilt.replace(name, value)
         datoms = "(map (juxt :e :a :v :tx) (datascript.core/datoms one :eavt))"
         same = f"(fn [one] [one (:schema one) (:max-tx one) (:max-eid one) {datoms}])"
-        self.server.evaluate("(require '[clojure.edn])")
-        return self.server.evaluate(f"(= ({same} {rebuilt}) ({same} {state or f'@{self.conn}'}))") == "true"
+        return self.evaluated(f"(= ({same} <rebuilt>) ({same} {state or f'@{self.conn}'}))", place) == "true"
 
     def state_at(self, position: int) -> str:
         """A form for the state after this transaction."""

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import Job
-from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, process
+from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, eventually, process
 from ansible_collections.embedded.db_backup.tests.tx_logs import Application, application, begin, lines_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -276,6 +279,126 @@ def test_another_start_needs_the_listener_again(dbbackup: Command, tmp_path: Pat
             warnings = dbbackup.ok("run", "export")["warnings"]
             assert kinds(app) == ["full"] * (number + 1)
     assert "the listener was installed just now, as after a start of the application" in warnings[-1]
+
+
+# Money goes from account to account all the time; what was committed is acknowledged in a ledger of the application.
+_WRITER = """
+(let [ledger (atom []) space (create-ns '<space>)
+      accounts (mapv (fn [number] {:name (str "account" number) :n 100}) (range 8))
+      amount (fn [number] (:n (datascript.core/entity @<conn> [:name (str "account" number)])))
+      transfer (fn []
+                 (let [one (rand-int 8) other (mod (+ one 1 (rand-int 7)) 8) sum (rand-int 9)
+                       report (datascript.core/transact! <conn>
+                                [{:name (str "account" one) :n (- (amount one) sum)}
+                                 {:name (str "account" other) :n (+ (amount other) sum)}])]
+                   (swap! ledger conj (:max-tx (:db-after report)))))]
+  (datascript.core/transact! <conn> accounts)
+  ;; The server of nbb ends when a client is killed that it has not told everything yet.
+  (js/process.on "uncaughtException" (fn [problem] (println (str problem))))
+  (intern space 'ledger ledger)
+  (intern space 'writer (js/setInterval transfer 1))
+  nil)
+"""
+_SUMS = """
+(let [database <rebuilt>]
+  (reduce + (map :v (filter (fn [datom] (= :n (:a datom))) (datascript.core/datoms database :eavt)))))
+"""
+
+
+@pytest.fixture
+def writer(app: Application) -> Iterator[Application]:
+    """Transactions go on in the application."""
+    app.server.evaluate(_WRITER.replace("<space>", app.space).replace("<conn>", app.conn))
+    yield app
+    app.server.evaluate(f"(do (js/clearInterval {app.space}/writer) nil)")
+
+
+def settle(app: Application) -> list[int]:
+    """End the writer; returns all that was acknowledged."""
+    app.server.evaluate(f"(do (js/clearInterval {app.space}/writer) nil)")
+    return [int(one) for one in app.server.evaluate(f"@{app.space}/ledger").strip("[]").split()]
+
+
+def check_ledger(app: Application, place: Path, ledger: list[int], first: int) -> None:
+    """Every acknowledged transaction after the first position is in the files once, in its order."""
+    app.restored(place)
+    found = [position for position, _time in lines_in(place)]
+    assert found == list(range(first + 1, app.position() + 1))
+    assert [one for one in ledger if one > first] == [one for one in found if one in set(ledger)]
+    assert app.is_rebuilt(place)
+
+
+class TestWriter:
+    def test_no_transaction_is_lost_and_none_is_there_twice(self, writer: Application, tmp_path: Path) -> None:
+        first = writer.run()["backup"]["source"]["position"]["stop"]
+        for _unused in range(5):
+            before = writer.position()
+            eventually(lambda before=before: writer.position() > before + 20, "transactions go on")
+            assert writer.run()["warnings"] == []
+        ledger = settle(writer)
+        writer.run()
+        assert kinds(writer) == ["full"] + ["incr"] * 6
+        check_ledger(writer, tmp_path / "restored", ledger, first)
+        for position in (first, *range(first + 1, ledger[-1], (ledger[-1] - first) // 10)):
+            place = tmp_path / str(position)
+            assert writer.restored(place, "--position", str(position))["position"] == position
+            assert writer.is_rebuilt(place, writer.state_at(position))
+            assert writer.evaluated(_SUMS, place) == str(8 * 100 + 3)
+
+    def test_killed_runs_lose_nothing(self, writer: Application, tmp_path: Path) -> None:
+        """Killed at any stage, also after the log was made ready, and after the backup was published."""
+        first = writer.run()["backup"]["source"]["position"]["stop"]
+        begun = time.monotonic()
+        writer.run()
+        usual = time.monotonic() - begun
+        command = writer.job.dbbackup.arguments("run", writer.job.name)
+        for number in range(12):
+            with process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.wait(usual * (number + 1) / 12)
+                run.kill()
+        ledger = settle(writer)
+        assert writer.run()["warnings"] == []
+        assert set(kinds(writer)[1:]) == {"incr"}
+        check_ledger(writer, tmp_path / "restored", ledger, first)
+
+
+def test_damage_in_the_middle(chain: Application, tmp_path: Path) -> None:
+    _full, first, second, third = ids(chain)
+    (path,) = (chain.job.dbbackup.repository / chain.job.name / second).glob("*.zst")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    told = chain.job.dbbackup.fails(1, "restore", chain.job.name, "--dest", tmp_path / "x")
+    assert (third in told, second in told, path.name in told) == (True, True, True)
+    assert not (tmp_path / "x").exists()
+    told = chain.job.dbbackup.fails(1, "verify", chain.job.name)
+    assert f"backup {third} of job {chain.job.name} builds on what is not sound: backup {second}" in told
+    (listed,) = chain.job.dbbackup.ok("list", chain.job.name)
+    assert [backup["status"] for backup in listed["backups"]] == ["damaged", "damaged", "complete", "complete"]
+    # What was before the damage is restored, and the next backup does not build on it.
+    assert chain.restored(tmp_path / "before")["backup"]["id"] == first
+    held = chain.restored(tmp_path / "before")["position"]
+    assert chain.is_rebuilt(tmp_path / "before", chain.state_at(held))
+    (warning,) = chain.run()["warnings"]
+    assert "the listener has dropped what was committed since then" in warning
+    assert kinds(chain)[-1] == "full"
+    chain.restored(tmp_path / "after")
+    assert chain.is_rebuilt(tmp_path / "after")
+
+
+def test_damage_at_the_end_is_made_good_by_the_next_run(chain: Application, tmp_path: Path) -> None:
+    """The listener still has what the last backup holds: nothing had been published on top of it."""
+    *_before, second, third = ids(chain)
+    (path,) = (chain.job.dbbackup.repository / chain.job.name / third).glob("*.zst")
+    path.write_bytes(b"short")
+    told = chain.run()
+    assert (told["warnings"], told["backup"]["backup"]["prior"]) == ([], second)
+    chain.restored(tmp_path / "restored")
+    assert chain.is_rebuilt(tmp_path / "restored")
+    for position in range(chain.position() - 2, chain.position() + 1):
+        chain.restored(tmp_path / str(position), "--position", str(position))
+        assert chain.is_rebuilt(tmp_path / str(position), chain.state_at(position))
 
 
 def test_every_so_many_backups_there_is_a_full_one(app: Application) -> None:
