@@ -43,10 +43,30 @@ options:
     description:
       - What of O(database) is exported. V(snapshot) is the schema and all datoms, and what can be restored.
       - V(datoms) are the datoms alone. V(entities) are maps, one for each entity.
-      - V(tx_log) is refused by this version.
+      - V(tx_log), of DataScript only, is a V(snapshot) first, and then in each run the transactions since the last good
+        backup, as an increment to that one. Any transaction between two backups can be restored. It needs a listener of
+        ours in the application, see O(install_listener). Where the listener does not have all that was committed since
+        the last good backup, a full backup is made again, and a warning tells why.
     type: str
     choices: [snapshot, datoms, entities, tx_log]
     default: snapshot
+  install_listener:
+    description:
+      - For O(content=tx_log). Whether to install the listener in the application where there is none, as after each of
+        its starts. It is the one thing that this module ever changes there, and a warning says so.
+      - Without it the run fails when there is none.
+    type: bool
+    default: false
+  listener_limit:
+    description: How many datoms the listener keeps for the next backup at most, in the memory of the application. When
+      there are more, the oldest transactions are dropped, and the next backup is a full one.
+    type: int
+    default: 1000000
+  full_every:
+    description: Of how many backups of O(content=tx_log) one is a full one, whatever the others could build on. V(1) is
+      never an increment.
+    type: int
+    default: 24
   way:
     description:
       - How the export comes here. V(pull) fetches it in pieces over the connection while the server prints it; a
@@ -129,15 +149,25 @@ EXAMPLES = r"""
     skip_unchanged: true
     keep_daily: 7
 
+<<<<<<< HEAD
 - name: Have each export in an SQLite database too
+=======
+- name: Back up each transaction of a DataScript database, and be able to go back to any of them
+>>>>>>> increments
   embedded.db_backup.nrepl_export:
     name: notes
     port_file: /srv/notes/.nrepl-port
     database: datascript
     connection: notes.db/conn
+<<<<<<< HEAD
     also_to:
       - sqlite: /srv/notes/snapshots.sqlite3
         keep_last: 10
+=======
+    content: tx_log
+    install_listener: true
+    keep_within: 30d
+>>>>>>> increments
 """
 
 RETURN = r"""
@@ -212,7 +242,7 @@ backup:
           sample: 104857600
         position:
           description: Of a database the last transaction, with a fingerprint of this run of the application and of the
-            connection. Null for others.
+            connection. Of an increment also the one that it continues, as C(start). Null for others.
           returned: success, outside of check mode
           type: dict
         system_id:
@@ -251,8 +281,9 @@ backup:
           type: str
           sample: my.app/conn
         records:
-          description: The number of datoms or entities of a database. Of anything else how many collections lie side by
-            side in one collection of the two outer levels, or as the whole, where the most do. Null in check mode.
+          description: The number of datoms or entities of a database, or of transactions in an increment. Of anything
+            else how many collections lie side by side in one collection of the two outer levels, or as the whole, where
+            the most do. Null in check mode.
           type: int
           sample: 35477
     backup:
@@ -363,6 +394,9 @@ def main() -> None:
             },
             "way": {"type": "str", "default": "auto", "choices": ["auto", "pull", "file", "value"]},
             "directory": {"type": "path"},
+            "install_listener": {"type": "bool", "default": False},
+            "listener_limit": {"type": "int", "default": 1000000},
+            "full_every": {"type": "int", "default": 24},
             "min_records": {"type": "int", "default": 1},
             "timeout": {"type": "int", "default": 3600},
             "also_to": {

@@ -220,10 +220,10 @@ class Prepared:
         if self.how == RESET:
             return "the connection was reset to another database"
         if prior.fingerprint != self.fingerprint:
-            own, theirs = self.fingerprint.rpartition("-")[0], str(prior.fingerprint).rpartition("-")[0]
-            return "the schema is another one" if own == theirs else "the history is another one since then"
+            same_history = self.fingerprint.split("-")[0] == str(prior.fingerprint).split("-")[0]
+            return "the schema is another one" if same_history else "the history is another one since then"
         if not self.start <= prior.stop <= self.stop:
-            return "there were more transactions since then than the listener keeps, see listener_limit"
+            return "the listener has dropped what was committed since then, as beyond listener_limit"
         return None
 
 
