@@ -6,8 +6,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import multiprocessing
 import json
+import multiprocessing
 import os
 import shlex
 import signal

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs, times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, CorruptError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import prune
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.ownership import Ownership
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
@@ -27,6 +28,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.reposito
     JobDirectory,
     Repository,
 )
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.retention import Policy
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import tree
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.lmdb import library
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.stages import FileWriter
@@ -224,6 +226,39 @@ class TestRepositoryOfAUser:
         assert snapshot(outside) == before
         assert (tmp_path / "moved/deep/shadow").read_bytes() == b"content"
         assert (tmp_path / "moved").stat().st_uid == 0
+
+    @pytest.mark.parametrize("after", ["remove_leftovers", "catalogue", "lock"])
+    def test_a_prune_removes_where_it_looked(
+        self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+    ) -> None:
+        """The owner of a repository puts a link to another one in place of the job, just after it was looked at."""
+        make_environment(tmp_path / "source")
+        of_root = tmp_path / "of-root"
+        for place in (repository, of_root):
+            for _unused in range(3):
+                backed_up(tmp_path / "source", place)
+        before, ids = snapshot(of_root), sorted(path.name for path in (repository / "kg").glob("2*"))
+        honest = getattr(JobDirectory, after)
+
+        def swap(self: JobDirectory, *arguments: Any, **options: Any) -> Any:
+            found = honest(self, *arguments, **options)
+            if not (tmp_path / "moved").exists():
+                (repository / "kg").rename(tmp_path / "moved")
+                (repository / "kg").symlink_to(of_root / "kg")
+            return found
+
+        monkeypatch.setattr(JobDirectory, after, swap)
+        made = prune.prune_job(Repository(repository).job("kg"), Policy(keep_last=1))
+        assert snapshot(of_root) == before
+        assert sorted(path.name for path in (tmp_path / "moved").glob("2*")) == ids[-1:]
+        assert len(made.remove) == 2
+
+    def test_a_link_in_place_of_a_job_is_not_pruned(self, repository: Path, tmp_path: Path) -> None:
+        make_environment(tmp_path / "source")
+        backed_up(tmp_path / "source", tmp_path / "of-root")
+        (repository / "kg").symlink_to(tmp_path / "of-root/kg")
+        with pytest.raises(BackupError):
+            prune.prune_job(Repository(repository).job("kg"), Policy(keep_last=1))
 
     def test_a_second_name_of_a_file_of_root_stays_roots(self, repository: Path, tmp_path: Path) -> None:
         make_environment(tmp_path / "source")
