@@ -149,25 +149,25 @@ EXAMPLES = r"""
     skip_unchanged: true
     keep_daily: 7
 
-<<<<<<< HEAD
 - name: Have each export in an SQLite database too
-=======
-- name: Back up each transaction of a DataScript database, and be able to go back to any of them
->>>>>>> increments
   embedded.db_backup.nrepl_export:
     name: notes
     port_file: /srv/notes/.nrepl-port
     database: datascript
     connection: notes.db/conn
-<<<<<<< HEAD
     also_to:
       - sqlite: /srv/notes/snapshots.sqlite3
         keep_last: 10
-=======
+
+- name: Back up each transaction of a DataScript database, and be able to go back to any of them
+  embedded.db_backup.nrepl_export:
+    name: notes
+    port_file: /srv/notes/.nrepl-port
+    database: datascript
+    connection: notes.db/conn
     content: tx_log
     install_listener: true
     keep_within: 30d
->>>>>>> increments
 """
 
 RETURN = r"""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Child, Report
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite import blocks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite.copies import merge_wal
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite.live import LiveDatabase
 from ansible_collections.embedded.db_backup.tests.tools import process
@@ -175,6 +176,52 @@ def test_a_change_of_the_journal_mode_is_noticed(database: Path, tmp_path: Path)
 
     with pytest.raises(SourceError, match="was changed while it was copied"):
         copy(database, tmp_path / "copy", between)
+
+
+@pytest.mark.parametrize("database", ["wal"], indirect=True)
+def test_a_wal_that_begins_anew_while_it_is_copied(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cannot write here keeps no writer out. The first transactions of the old WAL alone would spoil the copy."""
+    statements = ["UPDATE rows SET number = 5 WHERE rowid <= 500", "UPDATE rows SET number = 7"]
+    target, writes = tmp_path / "copy", []
+    honest = blocks._write
+
+    def work(report: Report) -> None:
+        os.chdir(database.parent)
+        data, wal = (os.open(f"{target}{suffix}", os.O_RDWR | os.O_CREAT) for suffix in ("", "-wal"))
+        live = LiveDatabase(database.name, "it", report)
+        live._writable = False
+
+        def write(descriptor: int, content: memoryview, offset: int) -> None:
+            honest(descriptor, content, offset)
+            writes.append(descriptor)
+            if writes.count(wal) == 1 and descriptor == wal:
+                assert other_process(execute("UPDATE rows SET number = 8"), database) == 0
+
+        monkeypatch.setattr(blocks, "_write", write)
+        live.prepare(data)
+        with live.locked(5):
+            live.complete(wal)
+        live.finish(data)
+        assert writes.count(wal) > 2
+
+    with process([sys.executable, "-c", HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        for statement in [*statements, "PRAGMA wal_checkpoint(FULL)"]:
+            assert other_process(execute(statement), database) == 0
+        assert os.stat(f"{database}-wal").st_size > blocks.BUFFER
+        with Child(work, what="the copy", timeout=60) as child:
+            child.result()
+    merge_wal(target)
+    assert number_of(target) in (7, 8)
+
+
+def execute(statement: str) -> str:
+    """A program that does so, and leaves the WAL as it is."""
+    connect = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)"
+    return f"{connect}; c.execute('PRAGMA wal_autocheckpoint = 0'); c.execute('{statement}')"
 
 
 @pytest.mark.parametrize("database", ["wal"], indirect=True)

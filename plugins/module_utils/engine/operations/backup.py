@@ -76,9 +76,8 @@ def back_up(job: Job, progress: Progress = silent, prepare: Callable[[], None] =
 
     Raises BackupError, also that of prepare; then nothing is published and nothing is left behind.
     """
-    directory = job.directory
-    directory.create()
-    with directory.lock():
+    job.directory.create()
+    with job.directory.held() as directory, directory.lock():
         # First of all, as they may be what fills the disk.
         leftovers = directory.remove_leftovers()
         attempt = Attempt(times.to_rfc3339(times.now()), "running")
@@ -94,7 +93,7 @@ def back_up(job: Job, progress: Progress = silent, prepare: Callable[[], None] =
                 state.last_attempt = attempt
             raise
         outcome = dataclasses.replace(outcome, warnings=[*leftovers, *outcome.warnings])
-        return _stored(job, attempt, _pruned(job, _concluded(directory, attempt, outcome)))
+        return _stored(job, attempt, _pruned(job, directory, _concluded(directory, attempt, outcome)))
 
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
@@ -130,12 +129,12 @@ def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> O
     return outcome
 
 
-def _pruned(job: Job, outcome: Outcome) -> Outcome:
+def _pruned(job: Job, directory: JobDirectory, outcome: Outcome) -> Outcome:
     """Prune after a success. The backup is published: that older ones could not be removed is but a warning."""
     if not outcome.changed or job.retention.is_empty():
         return outcome
     try:
-        plan = prune(job.directory, job.retention)
+        plan = prune(directory, job.retention)
     except (BackupError, OSError) as error:
         told = sentence(error) if isinstance(error, OSError) else str(error)
         return dataclasses.replace(outcome, warnings=[*outcome.warnings, f"backups were not pruned: {told}"])

@@ -21,6 +21,7 @@ from ..sqlite.live import LiveDatabase
 from ..sqlite.site import Site
 from ..sqlite.snapshot import Files
 from . import schema
+from .judging import Judge
 from .segments import LiveSegments
 
 # How long writers may have to wait because a segment is just being written, in seconds.
@@ -47,26 +48,29 @@ class Limits:
     retries: int
 
 
-def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments: bool) -> Dict[str, Any]:
-    """Copy; returns what is known of it, or under "torn" why no consistent state was found within the limits."""
+def copy(report: Report, site: Site, files: Files, limits: Limits, judge: Optional[int]) -> Dict[str, Any]:
+    """Copy; returns what is known of it, or under "torn" why no consistent state was found within the limits.
+
+    judge is the descriptor that judging gave; without one no segments are copied.
+    """
     live = LiveDatabase(site.name, site.shown, report)
     if not live.blocks_writers:
         raise SourceError(f"{site.shown} is in WAL mode and cannot be written here, so nobody can hold it still")
-    segments = LiveSegments(files.segments, site.shown, live.alive)
+    segments = LiveSegments(files.segments, site.shown, live.alive, Judge(judge, live.alive)) if judge else None
     with live.reading(limits.lock_timeout) as connection:
         schema.refuse_others(connection, site.shown)
         known = schema.vector_segments(connection)
     preparing = in_thread(lambda: live.prepare(files.data))
-    if with_segments:
+    if segments:
         segments.refresh(known)
     preparing.result()
     retries = 0
     while True:
-        if with_segments:
+        if segments:
             segments.refresh(known)
         try:
             with live.locked(limits.lock_timeout) as connection:
-                if with_segments:
+                if segments:
                     _settle(segments, schema.vector_segments(connection))
                 live.complete(files.wal)
                 position = live.position()
@@ -82,7 +86,7 @@ def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments
         "lock_ms": live.lock_ms,
         "retries": retries,
         "journal_mode": live.header.journal_mode,
-        "segments": [dataclasses.asdict(copied) for copied in segments.copies()],
+        "segments": [dataclasses.asdict(copied) for copied in (segments.copies() if segments else [])],
     }
 
 

@@ -17,15 +17,14 @@ import stat
 import tarfile
 import time
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Dict, Iterable, List, Mapping, Optional, Set, Tuple, cast
+from typing import IO, Any, BinaryIO, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, cast
 
-from ...errors import CorruptError, SourceError
+from ...errors import SourceError
 from ...paths import is_safe_relative
 from ...stream.stages import Stage
 from .. import tree
 from ..sqlite.blocks import BUFFER, WriteBack
 from ..tree.members import checked_members, reading
-from . import segment
 
 _IDENTITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Files that were written to so shortly before they were looked at may be written again without a new time.
@@ -75,11 +74,13 @@ class SegmentCopy:
 class LiveSegments:
     """The segments in the working directory, and the latest copy of each in target. In a child process only.
 
-    changed is when one was last found changed, in seconds of the monotonic clock.
+    judge tells what keeps a copy from being whole, if anything. changed is when one was last found changed, in seconds
+    of the monotonic clock.
     """
 
-    def __init__(self, target: int, shown: str, alive: Any) -> None:
+    def __init__(self, target: int, shown: str, alive: Any, judge: Callable[[SegmentCopy], Optional[str]]) -> None:
         self._target = target
+        self._judge = judge
         self._shown = shown
         self._alive = alive
         self._end = 0
@@ -127,10 +128,9 @@ class LiveSegments:
         if before != _stamp(name):
             self._faults[name] = f"segment {name} in {self._shown} keeps changing"
             return
-        try:
-            segment.parse(contents(self._target, copied))
-        except CorruptError as error:
-            self._faults[name] = f"segment {name} in {self._shown} is not whole: {error}"
+        fault = self._judge(copied)
+        if fault:
+            self._faults[name] = f"segment {name} in {self._shown} is not whole: {fault}"
 
     def _copied(self, name: str) -> Optional[SegmentCopy]:
         files = []

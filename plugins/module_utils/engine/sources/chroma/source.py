@@ -29,6 +29,7 @@ from ..sqlite.site import BESIDE, ELSEWHERE_PATH, Site
 from . import copying, drill, examination, schema, segments
 from .copying import NotWhole
 from .examination import CollectionState, Found
+from .judging import judging
 from .locations import FILE_NAME, HEARTBEAT_PATHS, locate
 from .segments import SegmentCopy
 
@@ -263,11 +264,14 @@ class ChromaSource(Source):
         options = self._options
         limits = copying.Limits(options.lock_timeout, retries)
 
-        def copy(report: Report) -> Dict[str, Any]:
-            return copying.copy(report, site, files, limits, options.include_segments)
-
-        with site.child(copy, options.patience, files.descriptors) as child:
-            copied: Dict[str, Any] = child.result()
+        with contextlib.ExitStack() as stack:
+            judge = stack.enter_context(judging(files, options.patience)) if options.include_segments else None
+            child = site.child(
+                lambda report: copying.copy(report, site, files, limits, judge),
+                options.patience,
+                files.descriptors if judge is None else [*files.descriptors, judge],
+            )
+            copied: Dict[str, Any] = stack.enter_context(child).result()
         if "torn" in copied:
             raise NotWhole(copied["torn"], retries)
         snapshot.settle(files, site.shown, options.timeout)

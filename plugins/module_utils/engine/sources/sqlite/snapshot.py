@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 from ...errors import BackupError, CorruptError, SourceError
 from ...paths import anchored, create, make_directory
@@ -41,7 +41,13 @@ class Files(NamedTuple):
         return [self.data, self.wal, self.segments]
 
     def child(
-        self, function: Callable[[Report], Any], what: str, timeout: float, prepare: Optional[Callable[[], None]] = None
+        self,
+        function: Callable[[Report], Any],
+        what: str,
+        timeout: float,
+        *,
+        prepare: Optional[Callable[[], None]] = None,
+        descriptors: Sequence[int] = (),
     ) -> Child:
         """A process that sees them as the files of its directory, and nothing else, and has no rights to them.
 
@@ -55,7 +61,7 @@ class Files(NamedTuple):
             directory=anchored(self.directory),
             confined=True,
             prepare=prepare,
-            descriptors=[self.reading, self.directory],
+            descriptors=[self.reading, self.directory, *descriptors],
             failing=CorruptError,
         )
 
@@ -111,7 +117,7 @@ def asking(files: Files, question: Callable[[Any, Report], Any], timeout: float)
         with copied.connection(report) as connection:
             return question(connection, report)
 
-    return files.child(ask, "the process that reads the copy", timeout, copied.open)
+    return files.child(ask, "the process that reads the copy", timeout, prepare=copied.open)
 
 
 def answer(child: Child, shown: str) -> Any:
