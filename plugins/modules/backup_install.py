@@ -107,9 +107,6 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
-
-# All of the engine is to be here, as it is what is installed.
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine import cli  # noqa: F401
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.install import install
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
 
