@@ -107,19 +107,6 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
-
-# All of the engine is to be here, as it is what is installed; the commands are imported nowhere else by a statement.
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine import cli  # noqa: F401
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.commands import (  # noqa: F401
-    adoption,
-    backups,
-    evaluation,
-    listing,
-    loading,
-    restoring,
-    retention,
-    trials,
-)
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.install import install
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
 

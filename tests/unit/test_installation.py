@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -248,6 +250,32 @@ class TestInstall:
             [layout.programs / "restore-kg"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         assert (asked.returncode, "say --yes" in asked.stderr) == (2, True)
+
+    @pytest.mark.parametrize("version", ["3.8", "3.13"])
+    def test_it_runs_under_other_pythons(self, layout: Layout, tmp_path: Path, version: str) -> None:
+        found = [
+            shutil.which(f"python{version}"),
+            *Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"),
+        ]
+        works = [
+            one
+            for one in found
+            if one and subprocess.run([one, "-c", ""], check=False, capture_output=True).returncode == 0
+        ]
+        if not works:
+            pytest.skip(f"needs python{version}, for example of pyenv")
+        database = tmp_path / "one.sqlite3"
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE records (content)")
+        install([{"name": "one", "type": "sqlite", "path": str(database)}], layout, str(works[-1]), None, predict=False)
+        for command in ("run", "drill", "status"):
+            done = subprocess.run(
+                [layout.command, "--jobs-directory", layout.jobs, command, "one"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done
 
     def test_a_job_that_goes_loses_all_but_its_backups(self, layout: Layout) -> None:
         (layout.repository / "kg").mkdir(parents=True)

@@ -255,7 +255,7 @@ class _Work:
         if self._manager and not self._manager.needs_lingering():
             timers = [{"unit": one.unit, "next": one.next_time} for one in self._manager.look(self._timers)]
         warnings = []
-        if not self._manager and self._jobs:
+        if not self._manager and self._jobs and self._layout.is_system:
             warnings = ["this host has no systemd: cron runs the jobs, without a sandbox and limits"]
         return Installed(
             changed=changed,

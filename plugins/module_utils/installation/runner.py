@@ -20,6 +20,19 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from .. import engine
+from ..engine import cli
+
+# The command loads them by name, and Ansible sends only what is imported by a statement.
+from ..engine.commands import (  # noqa: F401
+    adoption,
+    backups,
+    evaluation,
+    listing,
+    loading,
+    restoring,
+    retention,
+    trials,
+)
 from ..engine.errors import BackupError
 from ..engine.repository import locks
 from .layout import Layout
@@ -38,15 +51,17 @@ descriptor = os.open(version, os.O_RDONLY)
 fcntl.flock(descriptor, fcntl.LOCK_SH)
 sys.path.insert(0, version)
 
-from engine.cli import main
+from {module} import {function}
 
-raise SystemExit(main())
+raise SystemExit({function}())
 '''
 
 
 def program(layout: Layout, python: str) -> str:
     """The text of the command dbbackup."""
-    return _PROGRAM.format(python=python, current=str(layout.current))
+    # Imported here, it brings along all that it imports: Ansible sends no more of the engine than that.
+    module, function = cli.main.__module__[len(engine.__name__) :], cli.main.__name__
+    return _PROGRAM.format(python=python, current=str(layout.current), module=f"engine{module}", function=function)
 
 
 def package() -> Dict[str, bytes]:
