@@ -84,8 +84,9 @@ options:
   connection:
     description:
       - Fully qualified name of the var with the connection of a live database, as V(my.app/conn), in the server that
-        O(port), O(socket) or O(port_file) name. A snapshot that M(embedded.db_backup.nrepl_export) made of a DataScript
-        or Datalevin database is loaded into it, instead of being written to a file.
+        O(port), O(socket) or O(port_file) name. A snapshot, or a log of transactions, that
+        M(embedded.db_backup.nrepl_export) made of a DataScript or Datalevin database is loaded into it, instead of
+        being written to files.
       - Nothing there changes until all has arrived, has the SHA-256 of the backup, was read, and every datom was
         compared. Then it changes as a whole. A database that is not empty is refused, unless it already holds just what
         the backup holds.
@@ -198,7 +199,8 @@ before:
   type: dict
   sample: {datoms: 0, basis: 536870912}
 after:
-  description: The same of the live database afterwards, in check mode of the backup.
+  description: The same of the live database afterwards. In check mode that of the backup, where for a log of
+    transactions the number of datoms is null.
   returned: success, of a restore to a live application
   type: dict
   sample: {datoms: 600000, basis: 536876912}
@@ -396,7 +398,8 @@ def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         timeout=params["load_timeout"],
         silence=params["timeout"],
     )
-    result = loading.load(job, params["id"], request, predict=module.check_mode).to_json()
+    at, position = moment(params["at"]), params["position"]
+    result = loading.load(job, params["id"], request, module.check_mode, at=at, position=position).to_json()
     if module._diff:
         after = {**essence(result["backup"]), "dest": result["dest"], **(result["after"] or {})}
         result["diff"] = {"before": {"dest": result["dest"], **(result["before"] or {})}, "after": after}

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from .. import times
 from ..containers.container import Address
-from ..errors import UsageError
 from ..operations import restore as restoring
 from ..terminal import ProgressBar
-from .common import Told, job_with_backup, warning_lines
+from .common import Told, job_with_backup, time_of, warning_lines
 
 
 def restore(options: argparse.Namespace) -> Told:
@@ -32,10 +30,7 @@ def restore(options: argparse.Namespace) -> Told:
         container=Address(options.container, options.docker_host) if options.container else None,
         heartbeat=options.heartbeat,
     )
-    try:
-        at = times.from_person(options.at) if options.at else None
-    except ValueError as error:
-        raise UsageError(f"--at: {error}") from None
+    at = time_of(options)
     with ProgressBar("restoring", options.quiet) as progress, job_with_backup(options) as job:
         result = restoring.restore(
             job, options.id, request, options.dry_run, progress, at=at, position=options.position
