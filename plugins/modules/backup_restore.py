@@ -18,7 +18,8 @@ description:
   - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
   - New directories get the owner of the files in them and their mode, with the right to search where there is the right
     to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
-  - Stop the application first, or name its O(container). A destination that an application has open is refused.
+  - Stop the application first, or name its O(service) or O(container). A destination that an application has open is
+    refused.
 options:
   name:
     description: Name of the job.
@@ -37,7 +38,7 @@ options:
     type: str
   position:
     description:
-      - The state of this position in the history of the database, as RV(backup.source.position) tells it, of the newest
+      - The state of this position in the history of the database, as C(position) in the C(source) of RV(backup) tells it, of the newest
         good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
       - With O(id), as that backup and those that it builds on hold it.
     type: int
@@ -73,9 +74,20 @@ options:
     type: str
   heartbeat:
     description:
-      - URL that must answer with status 200 within a minute after the start of O(container). Without it, a Chroma
-        server is asked for its own heartbeat; any other container must just stay up.
+      - URL that must answer with status 200 within a minute after the start of O(container) or O(service). Without it,
+        a Chroma server in a container is asked for its own heartbeat; anything else must just stay up.
     type: str
+  service:
+    description:
+      - Name of the service of systemd that is the application, treated as a O(container) is. It is one of the target
+        for root, else one of the user.
+    type: str
+  health:
+    description: A program with its arguments that must end with 0 within a minute after the start of O(container) or
+      O(service). It is called without a shell.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds without a sign of life after which the process is ended that reads a copy which was never
       opened before.
@@ -209,6 +221,12 @@ replaced:
   returned: success, of a restore to a live application
   type: str
   sample: embedded.db-backup/replaced
+undo:
+  description: Commands of a shell that bring back what was there before; none where there was nothing.
+  returned: success
+  type: list
+  elements: str
+  sample: [mv -T /srv/kg/data.mdb.before-restore-20261121T091500Z /srv/kg/data.mdb]
 backup:
   description: The manifest of the backup.
   returned: success
@@ -329,7 +347,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operatio
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stores.table import Store
 
-FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
+FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat", "health")
 
 
 def main() -> None:
@@ -346,7 +364,9 @@ def main() -> None:
             "mode": {"type": "raw"},
             "container": {"type": "str"},
             "docker_host": {"type": "str"},
+            "service": {"type": "str"},
             "heartbeat": {"type": "str"},
+            "health": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
             "connection": {"type": "str"},
             "import_function": {"type": "str"},
@@ -362,7 +382,7 @@ def main() -> None:
             **NREPL_ARGUMENTS,
             **REPOSITORY_ARGUMENTS,
         },
-        mutually_exclusive=[("id", "at"), ("at", "position")],
+        mutually_exclusive=[("id", "at"), ("at", "position"), ("service", "container")],
         supports_check_mode=True,
     )
     finish(module, lambda: run(module))
@@ -388,7 +408,7 @@ def job_with_backup(params: Dict[str, Any]) -> ContextManager[JobDirectory]:
 def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
     params = module.params
     for name in FOR_FILES:
-        if params[name] is not None:
+        if params[name]:
             raise UsageError(f"{name}: is for restoring files, not for loading into an application")
     request = loading.Request(
         address=servers.Address(**{name: params[name] for name in NREPL_ARGUMENTS}),
@@ -415,7 +435,9 @@ def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         group=params["group"],
         mode=mode_bits(params["mode"]),
         container=Address(params["container"], params["docker_host"]) if params["container"] else None,
+        service=params["service"],
         heartbeat=params["heartbeat"],
+        health=params["health"],
         timeout=params["timeout"],
         describe=module._diff,
     )

@@ -69,11 +69,11 @@ class TestDrill:
         told = dbbackup.ok("drill", "kg")
         assert told["proven"] == ["opened and read whole by its engine"]
         assert Path(told["path"]).name == told["backup"]["id"] == saved
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert (job["last_drill"]["status"], job["last_drill"]["id"]) == ("passed", saved)
         assert job["backups"][0]["drilled"]["status"] == "passed"
         assert job["backups"][0]["drilled"]["at"] == job["last_drill"]["at"]
-        assert "LAST DRILL" in dbbackup("status").stdout.splitlines()[0]
+        assert "PROVEN RESTORABLE" in dbbackup("status").stdout.splitlines()[0]
         assert "drill passed" in dbbackup("drill", "kg", "--id", saved).stdout
         assert bytes_of(tmp_path / "kg") == before
         assert not list((dbbackup.repository / "kg").glob(".scratch*"))
@@ -93,7 +93,7 @@ class TestDrill:
         content[len(content) // 2] ^= 1
         stored.write_bytes(content)
         assert f"drill of backup {saved} of job kg" in dbbackup.fails(1, "drill", "kg")
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert job["last_drill"]["status"] == job["backups"][0]["drilled"]["status"] == "failed"
         assert not list((dbbackup.repository / "kg").glob(".scratch*"))
 
@@ -101,7 +101,7 @@ class TestDrill:
         assert saved
         dbbackup.env = {**hide_libraries(tmp_path / "hidden", "lmdb"), **only_programs("zstd")}
         assert "needs the engine of lmdb" in dbbackup.fails(1, "drill", "kg")
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert job["last_drill"] is None
 
     def test_what_there_is_not(self, dbbackup: Command, saved: str) -> None:
@@ -116,7 +116,7 @@ class TestDrill:
         everything = snapshot(dbbackup.repository)
         predicted = ansible.module("backup_verify", "--check", **common)
         assert snapshot(dbbackup.repository) == everything
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert job["last_drill"] is None
         result = ansible.module("backup_verify", **common)
         assert result == predicted

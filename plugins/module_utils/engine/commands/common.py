@@ -14,7 +14,7 @@ import re
 from typing import Any, ContextManager, List, Optional
 
 from .. import jobs, times
-from ..errors import BackupError, UsageError
+from ..errors import UsageError
 from ..repository.repository import JobDirectory, Repository
 from ..tables import printable
 
@@ -41,12 +41,7 @@ def repositories_of(options: argparse.Namespace) -> List[Repository]:
     """The one named or that of the job named; else those of all job files and the default one."""
     if options.repository or options.job:
         return [repository_of(options)]
-    paths = {jobs.repository_at(None).path}
-    for name in jobs.names(options.jobs_directory):
-        # A file that is not valid must not hide the backups of the others.
-        with contextlib.suppress(BackupError):
-            paths.add(jobs.repository_at(jobs.load(options.jobs_directory, name).settings.repository).path)
-    return [Repository(path) for path in sorted(paths)]
+    return jobs.repositories(options.jobs_directory)
 
 
 def warning_lines(warnings: List[str]) -> List[str]:

@@ -14,7 +14,7 @@ from ..terminal import ProgressBar
 from .common import Told, job_with_backup, time_of, warning_lines
 from .evaluation import address_of
 
-_FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
+_FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat")
 
 
 def load(options: argparse.Namespace) -> Told:
@@ -26,7 +26,7 @@ def load(options: argparse.Namespace) -> Told:
         address=address_of(options),
         connection=options.connection,
         import_function=options.import_function,
-        force=options.force,
+        force=options.force or options.yes,
         timeout=options.load_timeout,
         silence=options.timeout,
     )

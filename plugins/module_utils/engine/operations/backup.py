@@ -14,7 +14,7 @@ import platform
 import shlex
 import socket
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import VERSION, times
 from ..errors import BackupError, sentence
@@ -71,10 +71,10 @@ class Outcome:
         }
 
 
-def back_up(job: Job, progress: Progress = silent) -> Outcome:
-    """Run the job now.
+def back_up(job: Job, progress: Progress = silent, prepare: Callable[[], None] = lambda: None) -> Outcome:
+    """Run the job now. prepare is called first, when no other run of the job can come between.
 
-    Raises BackupError; then nothing is published and nothing is left behind.
+    Raises BackupError, also that of prepare; then nothing is published and nothing is left behind.
     """
     directory = job.directory
     directory.create()
@@ -85,6 +85,7 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
         with directory.changed_state() as state:
             state.last_attempt = attempt
         try:
+            prepare()
             outcome = _run(job, directory, attempt, progress)
         except BaseException as error:
             attempt.status, attempt.message = "failed", str(error) or type(error).__name__

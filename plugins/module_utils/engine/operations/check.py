@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .. import times
-from ..containers import heartbeat
+from ..containers import readiness
 from ..containers.container import Address, Container
 from ..containers.daemon import Daemon
 from ..errors import BackupError, sentence
@@ -89,11 +89,10 @@ def _about_container(address: Address, paths: Sequence[str]) -> Iterator[Finding
 
 
 def _about_heartbeat(container: Container, paths: Sequence[str]) -> Finding:
-    asked = heartbeat.endpoints([f"http://{address}" for address in container.addresses], paths)
-    answering = heartbeat.first_that_answers(asked)
+    answering = readiness.answering(container, paths)
     if answering:
         return Finding("heartbeat", True, f"{answering} answers")
-    places = ", ".join(str(endpoint) for endpoint in asked) or "any port of it"
+    places = ", ".join(str(endpoint) for endpoint in readiness.endpoints(container, paths)) or "any port of it"
     return Finding("heartbeat", False, f"no answer at {places}")
 
 

@@ -16,6 +16,7 @@ from ..interrupts import work_goes_on
 from ..jobs import Job, Settings
 from ..repository.repository import JobDirectory
 from ..repository.retention import Policy
+from ..routine import Routine
 from ..sources.nrepl.stored import StoredText
 from ..stores.registry import table_of
 from ..stores.table import Store, get
@@ -36,7 +37,7 @@ def fetched(store: Store, job_name: str, backup_id: Optional[str]) -> Iterator[J
     started = times.from_id(row.backup_id)
     with tempfile.TemporaryDirectory(prefix="db-backup-") as above:
         settings = Settings(job_name, StoredText.type, str(Path(above).resolve()), "none")
-        job = Job(settings, Policy(), StoredText(str(store), row.data), Compression("none"), _TIMEOUT)
+        job = Job(settings, Policy(), Routine(), StoredText(str(store), row.data), Compression("none"), _TIMEOUT)
         job.directory.create()
         with job.directory.staging(started, job.compression) as staging:
             make(job, staging, started, silent, annotation={"stored_at": row.created_at})

@@ -226,6 +226,11 @@ def is_aside(name: str) -> bool:
     return _is_staged(name) or bool(stem and found and times.is_id(moment))
 
 
+def original_of(path: Path) -> Path:
+    """Where what was put aside was before."""
+    return path.with_name(path.name.rpartition(_ASIDE)[0])
+
+
 def _is_staged(name: str) -> bool:
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 

@@ -40,7 +40,7 @@ class Verification:
 
 @dataclasses.dataclass
 class Exchange:
-    """A restore of a backup that exchanges files in a directory from this moment on; container was stopped for it.
+    """A restore of a backup that exchanges files in a directory from this moment on, and what was stopped for it.
 
     Written down before, and removed after: what is there without a process that holds the directory was killed.
     """
@@ -48,11 +48,11 @@ class Exchange:
     at: str
     id: str
     directory: str
-    container: Optional[str] = None
+    stopped: Optional[str] = None
 
     def in_words(self, destination: str) -> str:
         """What to tell of one that was killed."""
-        start = f", and start container {self.container}, which was stopped for it" if self.container else ""
+        start = f", and start {self.stopped}, which was stopped for it" if self.stopped else ""
         return (
             f"a restore of backup {self.id} to {destination} was killed at {self.at[:19]} while it exchanged files, so "
             f"some may be new and some old; what was there lies beside them as *.before-restore-*; restore again{start}"

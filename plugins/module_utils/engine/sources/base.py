@@ -10,8 +10,9 @@ import abc
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import ClassVar, Dict, List, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
 
+from ..containers import readiness
 from ..containers.container import Address
 from ..errors import CorruptError, SourceError
 from ..repository.manifest import Kind, Manifest, Named, Origin
@@ -104,6 +105,13 @@ class Source(abc.ABC):
     container: Optional[Address] = None
     # How many backups there may be in a chain, the full one and increments; only full ones unless told.
     longest_chain: int = 1
+    # Paths of this host where a run makes locks; and whether it talks to a server that is not in a container.
+    places: Sequence[Path] = ()
+    uses_network: bool = False
+
+    def obstacle(self) -> Optional[str]:
+        """Why a run would not find its server now, which may pass, as it starts; None where nothing is in the way."""
+        return readiness.obstacle(self.container, self.heartbeat_paths) if self.container else None
 
     @abc.abstractmethod
     def inspect(self) -> Inspection:

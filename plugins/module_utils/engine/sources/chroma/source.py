@@ -82,6 +82,7 @@ class ChromaSource(Source):
         self._options = options
         self._directory = Path(options.path) if options.path else None
         self.container = options.address
+        self.places = [] if self.container or not self._directory else [self._directory]
 
     def inspect(self) -> Inspection:
         copies.require_library()

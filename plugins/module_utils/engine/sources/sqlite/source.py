@@ -69,6 +69,7 @@ class SqliteSource(Source):
         self._options = options
         self._path = Path(options.path)
         self.container = options.address
+        self.places = [] if self.container else [self._path]
         if not is_safe_relative(self._path.name):
             raise UsageError(f"path {options.path!r} has a name that cannot be written in a manifest; rename the file")
 
