@@ -38,8 +38,8 @@ options:
     type: str
   position:
     description:
-      - The state of this position in the history of the database, as RV(backup.source.position) tells it, of the newest
-        good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
+      - The state of this position in the history of the database, as C(position) in the C(source) of RV(backup) tells
+        it, of the newest good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
       - With O(id), as that backup and those that it builds on hold it.
     type: int
   dest:
@@ -96,8 +96,9 @@ options:
   connection:
     description:
       - Fully qualified name of the var with the connection of a live database, as V(my.app/conn), in the server that
-        O(port), O(socket) or O(port_file) name. A snapshot that M(embedded.db_backup.nrepl_export) made of a DataScript
-        or Datalevin database is loaded into it, instead of being written to a file.
+        O(port), O(socket) or O(port_file) name. A snapshot, or a log of transactions, that
+        M(embedded.db_backup.nrepl_export) made of a DataScript or Datalevin database is loaded into it, instead of
+        being written to files.
       - Nothing there changes until all has arrived, has the SHA-256 of the backup, was read, and every datom was
         compared. Then it changes as a whole. A database that is not empty is refused, unless it already holds just what
         the backup holds.
@@ -210,7 +211,8 @@ before:
   type: dict
   sample: {datoms: 0, basis: 536870912}
 after:
-  description: The same of the live database afterwards, in check mode of the backup.
+  description: The same of the live database afterwards. In check mode that of the backup, where for a log of
+    transactions the number of datoms is null.
   returned: success, of a restore to a live application
   type: dict
   sample: {datoms: 600000, basis: 536876912}
@@ -345,7 +347,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operatio
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stores.table import Store
 
-FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
+FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat", "health")
 
 
 def main() -> None:
@@ -406,7 +408,7 @@ def job_with_backup(params: Dict[str, Any]) -> ContextManager[JobDirectory]:
 def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
     params = module.params
     for name in FOR_FILES:
-        if params[name] is not None:
+        if params[name]:
             raise UsageError(f"{name}: is for restoring files, not for loading into an application")
     request = loading.Request(
         address=servers.Address(**{name: params[name] for name in NREPL_ARGUMENTS}),
@@ -416,7 +418,8 @@ def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         timeout=params["load_timeout"],
         silence=params["timeout"],
     )
-    result = loading.load(job, params["id"], request, predict=module.check_mode).to_json()
+    at, position = moment(params["at"]), params["position"]
+    result = loading.load(job, params["id"], request, module.check_mode, at=at, position=position).to_json()
     if module._diff:
         after = {**essence(result["backup"]), "dest": result["dest"], **(result["after"] or {})}
         result["diff"] = {"before": {"dest": result["dest"], **(result["before"] or {})}, "after": after}

@@ -247,6 +247,38 @@ def test_a_text_that_is_no_snapshot_changes_nothing(
     assert nothing_waits(script)
 
 
+def test_a_log_of_transactions_leads_to_every_state(dbbackup: Command, script: Server, name: str) -> None:
+    script.evaluate(f"(def {name} (datascript.core/create-conn {DATASCRIPT_SCHEMA}))")
+    given = {"database": "datascript", "connection": f"user/{name}", "content": "tx_log", "install_listener": True}
+    file = dbbackup.job("notes", "", type="nrepl", **script.options, **given)
+    file.write_text(file.read_text().replace('"path": "", ', ""))
+    for number in range(1, 4):
+        # One attribute changes, of another one values are added, an entity goes, and a value comes back.
+        script.evaluate(f"""(let [transact datascript.core/transact!]
+          (transact {name} [[:db/add 1 :n {number}] [:db/add 1 :tag :t{number}] [:db/add {number + 1} :text "t"]])
+          (transact {name} [[:db/add 9 :set #{{:one {number} [##NaN]}}] [:db/add 2 :nan ##NaN]])
+          (transact {name} [[:db/retract 2 :nan ##NaN] [:db/retractEntity {number}]])
+          (transact {name} [[:db/add 1 :again 1] [:db/add {number + 2} :tag :x]])
+          (def {name}-{number} @{name}) 1)""")
+        dbbackup.ok("run", "notes")
+    assert len(dbbackup.backups("notes")) == 3
+    datoms = "(pr-str (map (juxt :e :a :v :tx) (datascript.core/datoms c :eavt)))"
+    printed = f"(fn [c] [(:schema c) (:max-tx c) (:max-eid c) {datoms}])"
+    for number in (3, 2, 1):
+        copy = empty(script, name)
+        position = script.evaluate(f"(:max-tx {name}-{number})")
+        options = [] if number == 3 else ["--position", position]
+        told = dbbackup.ok("restore", "notes", *into(script, copy), *options)
+        assert (told["changed"], str(told["after"]["basis"])) == (True, position)
+        assert script.evaluate(f"(let [told {printed}] (= (told {name}-{number}) (told @{copy})))") == "true"
+        assert not dbbackup.ok("restore", "notes", *into(script, copy), *options)["changed"]
+    # Between two backups, and of a function, which gets all of it.
+    copy = empty(script, name)
+    between = str(int(script.evaluate(f"(:max-tx {name}-1)")) + 1)
+    assert str(dbbackup.ok("restore", "notes", *into(script, copy), "--position", between)["after"]["basis"]) == between
+    assert script.evaluate(f"(:n (datascript.core/entity @{copy} 1))") == "2"
+
+
 class Gate:
     """Between a client and a server: of the first connection it passes on so many bytes, and then only when told.
 

@@ -62,7 +62,7 @@ Storing = Callable[..., None]
 def storing(dbbackup: Command, server: Server) -> Storing:
     """Makes the job, which stores there."""
 
-    def make(*stores: dict[str, Any], expression: str = EXPRESSION, **options: Any) -> None:
+    def make(*stores: dict[str, Any], expression: str | None = EXPRESSION, **options: Any) -> None:
         options = {**server.options, "expression": expression, "min_records": 0, "also_to": list(stores), **options}
         file = dbbackup.job("notes", "", type="nrepl", **options)
         file.write_text(file.read_text().replace('"path": "", ', ""))
@@ -244,6 +244,12 @@ def test_a_row_that_was_changed_is_refused(dbbackup: Command, storing: Storing, 
         connection.execute(f"UPDATE db_backup SET {column} = ?", (value,))
     assert problem in dbbackup.fails(1, "restore", "notes", "--from-sqlite", file, "--dest", restored)
     assert not restored.exists()
+
+
+def test_a_log_of_transactions_is_not_stored(dbbackup: Command, storing: Storing, tmp_path: Path) -> None:
+    of_log = {"database": "datascript", "connection": "a/b", "content": "tx_log"}
+    storing({"sqlite": str(tmp_path / "stores.db")}, expression=None, **of_log)
+    assert "takes whole exports, and content tx_log makes increments" in dbbackup.fails(2, "run", "notes")
 
 
 def test_what_is_no_database_is_told(dbbackup: Command, storing: Storing, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import re
 from typing import Any, ContextManager, List, Optional
 
-from .. import jobs
+from .. import jobs, times
 from ..errors import UsageError
 from ..repository.repository import JobDirectory, Repository
 from ..tables import printable
@@ -63,3 +64,14 @@ def job_with_backup(options: argparse.Namespace) -> ContextManager[JobDirectory]
         raise UsageError("a password does not belong on a command line; use service=name or a password file")
     store = Store(options.from_sqlite, options.from_postgresql, options.table)
     return fetched(store, job.name, options.id)
+
+
+def time_of(options: argparse.Namespace) -> Optional[datetime.datetime]:
+    """The time at which a restored state was the last one.
+
+    Raises UsageError.
+    """
+    try:
+        return times.from_person(options.at) if options.at else None
+    except ValueError as error:
+        raise UsageError(f"--at: {error}") from None

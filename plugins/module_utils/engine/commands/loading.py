@@ -11,10 +11,10 @@ import argparse
 from ..errors import UsageError
 from ..operations import load as loading
 from ..terminal import ProgressBar
-from .common import Told, job_with_backup, warning_lines
+from .common import Told, job_with_backup, time_of, warning_lines
 from .evaluation import address_of
 
-_FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "heartbeat")
+_FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat")
 
 
 def load(options: argparse.Namespace) -> Told:
@@ -26,12 +26,13 @@ def load(options: argparse.Namespace) -> Told:
         address=address_of(options),
         connection=options.connection,
         import_function=options.import_function,
-        force=options.force,
+        force=options.force or options.yes,
         timeout=options.load_timeout,
         silence=options.timeout,
     )
+    at = time_of(options)
     with ProgressBar("verifying", options.quiet) as progress, job_with_backup(options) as job:
-        result = loading.load(job, options.id, request, predict=options.dry_run, progress=progress)
+        result = loading.load(job, options.id, request, options.dry_run, progress, at=at, position=options.position)
     return Told(result.to_json(), _text(result, options))
 
 
@@ -42,7 +43,8 @@ def _text(result: loading.Loaded, options: argparse.Namespace) -> str:
     verb = "would load" if options.dry_run else "loaded"
     lines.append(f"{options.job}: {verb} backup {result.backup['id']} into {result.destination}")
     if result.before and result.after:
-        lines.append(f"  {result.before.datoms} datoms before, {result.after.datoms} after")
+        after = "as many as it leads to" if result.after.datoms is None else result.after.datoms
+        lines.append(f"  {result.before.datoms} datoms before, {after} after")
     if result.replaced:
         lines.append(f"  what was there before: {result.replaced}, until the server ends")
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from ..repository.repository import JobDirectory
 from ..routine import Application
 from ..tables import printable, size_in_words, table
 from ..terminal import ProgressBar, ask, say
-from .common import Told, job_with_backup, repository_of, warning_lines
+from .common import Told, job_with_backup, repository_of, time_of, warning_lines
 
 _LIST = ["", "ID", "AGE", "SIZE", "STATUS", "VERIFIED", "DRILLED"]
 _LONGEST_LIST = 20
@@ -36,7 +36,7 @@ def restore(options: argparse.Namespace) -> Told:
         return load(options)
     request = _request(options)
     with job_with_backup(options) as directory:
-        point = _Point(options.id, _moment(options.at), options.position)
+        point = _Point(options.id, time_of(options), options.position)
         if _is_asked(options):
             if not (options.latest or any(point)):
                 point = _Point(_choose(options, directory))
@@ -67,13 +67,6 @@ def _is_asked(options: argparse.Namespace) -> bool:
             "nobody is at a terminal to be asked; say --yes to restore, or --dry-run to see what would be done"
         )
     return False
-
-
-def _moment(text: Optional[str]) -> Optional[datetime.datetime]:
-    try:
-        return times.from_person(text) if text else None
-    except ValueError as error:
-        raise UsageError(f"--at: {error}") from None
 
 
 def _request(options: argparse.Namespace) -> restoring.Request:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -17,17 +18,17 @@ from ..nrepl.client import Client
 from ..nrepl.deadline import Deadline
 from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository.manifest import Manifest
-from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..sources.nrepl import loading, quoting
 from ..sources.nrepl.arrival import Arrival
 from ..sources.nrepl.loading import State
-from ..sources.nrepl.options import SNAPSHOT, NreplOptions
+from ..sources.nrepl.options import SNAPSHOT, TX_LOG, NreplOptions
 from ..sources.nrepl.runtime import Runtime
-from ..sources.nrepl.source import EXPORT, NreplSource, runtime_of
-from ..stream.stages import CHUNK
+from ..sources.nrepl.source import NreplSource, runtime_of
+from ..stream.stages import CHUNK, InThread, SparseFileWriter
+from .choice import Choice, choose
 from .progress import Progress, silent
-from .proof import corruption_in, prove
+from .proof import corruption_in
 from .restore import passed_over
 
 # Seconds for having the server forget what was sent.
@@ -98,49 +99,52 @@ def load(
     request: Request,
     predict: bool = False,
     progress: Progress = silent,
+    *,
+    at: Optional[datetime.datetime] = None,
+    position: Optional[int] = None,
 ) -> Loaded:
-    """Load the backup with this id, or the latest good one; with predict, only look.
+    """Load the backup with this id, or the latest good one, with all that it builds on; with predict, only look.
 
-    Into a database that holds just what the backup holds nothing is loaded. Raises RestoreError when the database is
-    not empty, or did not take the backup, and tells in which state it is; CorruptError for a backup that does not
-    verify, of which nothing was sent then; NoConnectionError.
+    at and position choose the state of a time or a position instead, see choose. Into a database that holds just what
+    the backup holds nothing is loaded. Raises RestoreError when the database is not empty, or did not take the backup,
+    and tells in which state it is; CorruptError for a backup that does not verify, of which nothing was sent then;
+    NoConnectionError.
     """
     request.check()
-    backup = directory.backup(backup_id)
-    with backup.in_use():
-        work = _Load.prepare(backup, request, [] if backup_id else passed_over(directory, backup))
-        with _verified(directory, backup, work.manifest, request.silence, progress) as text:
-            return work.run(text, predict)
+    choice = choose(directory, backup_id, at, position)
+    is_newest = backup_id is None and at is None and position is None
+    with choice.chain.in_use():
+        work = _Load.prepare(choice, request, passed_over(directory, choice.chain.backup) if is_newest else [])
+        with _verified(directory, choice, request.silence, progress) as texts:
+            return work.run(texts, predict)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Load:
     """What the steps of one load share. expected is what a database has to hold afterwards."""
 
-    backup: PublishedBackup
+    choice: Choice
     request: Request
-    manifest: Manifest
     options: NreplOptions
     expected: Optional[State]
     warnings: List[str]
 
     @classmethod
-    def prepare(cls, backup: PublishedBackup, request: Request, warnings: List[str]) -> _Load:
+    def prepare(cls, choice: Choice, request: Request, warnings: List[str]) -> _Load:
         """Read and check everything that is small."""
-        manifest = backup.manifest()
-        if manifest.engine.name != NreplSource.type:
-            raise UsageError(f"backup {backup.id} is of {manifest.engine.name}; only exports over nREPL can be loaded")
-        backup.check_sizes(manifest)
+        engine = choice.manifest.engine.name
+        if engine != NreplSource.type:
+            raise UsageError(f"backup {choice.chain.backup.id} is of {engine}; only exports over nREPL can be loaded")
         server = dataclasses.asdict(request.address)
         if request.import_function is not None:
             options = NreplOptions(**server, function=request.import_function, timeout=request.timeout)
-            return cls(backup, request, manifest, options, None, warnings)
-        database = _database_of(manifest)
+            return cls(choice, request, options, None, warnings)
+        database = _database_of(choice.manifest)
         options = NreplOptions(**server, database=database, connection=request.connection, timeout=request.timeout)
         told = [] if loading.check_loadable(database).keeps_basis else [_new_transactions(database)]
-        return cls(backup, request, manifest, options, _expected(manifest), [*warnings, *told])
+        return cls(choice, request, options, _expected(choice), [*warnings, *told])
 
-    def run(self, text: Path, predict: bool) -> Loaded:
+    def run(self, texts: List[Path], predict: bool) -> Loaded:
         """Send the text where it is needed, and have it loaded."""
         with Client(self.request.address, Deadline(self.request.timeout)) as client:
             runtime = runtime_of(self.options, client.describe().versions)
@@ -150,14 +154,14 @@ class _Load:
                     before = self._look(client, runtime)
                     may_be_done = self._is_like(before)
                     if may_be_done:
-                        arrival.send(client, _chunks(text))
+                        arrival.send(client, _chunks(texts))
                         if self._is_done(client, runtime, arrival):
                             return self._result(False, before, before)
                     self._refuse(before)
                     if predict:
                         return self._result(True, before, self.expected)
                     if not may_be_done:
-                        arrival.send(client, _chunks(text))
+                        arrival.send(client, _chunks(texts))
                 return self._result(True, before, self._load(client, runtime, arrival))
             finally:
                 self._forget(arrival)
@@ -173,14 +177,15 @@ class _Load:
         """Whether the numbers are those of the backup, as far as they are kept."""
         if found is None or self.expected is None:
             return False
-        return found == self.expected if self._loading.keeps_basis else found.datoms == self.expected.datoms
+        is_like = found.datoms == self.expected.datoms or self.expected.datoms is None
+        return is_like and (found.basis == self.expected.basis or not self._loading.keeps_basis)
 
     def _is_done(self, client: Client, runtime: Runtime, arrival: Arrival) -> bool:
         """Whether the database holds just what the backup holds."""
         if self.expected is None:
             return False
         code = loading.compared(runtime, arrival.read, self.expected)
-        return client.evaluate(arrival.opened(self.manifest.files[0].sha256, code)).problem() is None
+        return client.evaluate(arrival.opened(code)).problem() is None
 
     def _refuse(self, found: Optional[State]) -> None:
         """Raise RestoreError when what is there must not be replaced."""
@@ -195,14 +200,13 @@ class _Load:
         return loading.check_loadable(str(self.options.database))
 
     def _load(self, client: Client, runtime: Runtime, arrival: Arrival) -> Optional[State]:
-        sha256 = self.manifest.files[0].sha256
         if self.expected is None:
             with self._told("what the function has changed is not known"):
-                client.evaluate(arrival.opened(sha256, arrival.called(runtime))).only_value()
+                client.evaluate(arrival.opened(arrival.called(runtime))).only_value()
             return None
         code = loading.loaded(runtime, arrival.read, self.expected, self.request.force)
         with self._told("the database is as it was, or holds the whole backup"):
-            answer = client.evaluate(arrival.opened(sha256, code))
+            answer = client.evaluate(arrival.opened(code))
         with self._told(_AS_IT_WAS):
             answer.only_value()
         with self._told("the database holds the backup"):
@@ -215,7 +219,8 @@ class _Load:
 
     def _result(self, changed: bool, before: Optional[State], after: Optional[State]) -> Loaded:
         replaced = _REPLACED if changed and before and before.datoms else None
-        return Loaded(changed, self.options.place, self.manifest.to_json(), before, after, replaced, self.warnings)
+        manifest = self.choice.chain.manifest.to_json()
+        return Loaded(changed, self.options.place, manifest, before, after, replaced, self.warnings)
 
     @contextlib.contextmanager
     def _told(self, state: str) -> Iterator[None]:
@@ -223,7 +228,7 @@ class _Load:
         try:
             yield
         except EvaluationError as error:
-            what = f"backup {self.backup.id} was not loaded into {self.options.place}"
+            what = f"backup {self.choice.chain.backup.id} was not loaded into {self.options.place}"
             raise RestoreError(f"{what}: {error}; {state}") from error
 
 
@@ -232,16 +237,17 @@ def _database_of(manifest: Manifest) -> str:
     details = manifest.source.details
     if details.get("database") is None:
         raise UsageError("the backup is no export of a known database; name a function that reads it: import_function")
-    if details["content"] != SNAPSHOT:
+    if details["content"] not in (SNAPSHOT, TX_LOG):
         raise UsageError(f"the backup holds {details['content']} without a schema; only a snapshot can be loaded")
     return str(details["database"])
 
 
-def _expected(manifest: Manifest) -> State:
-    records, position = manifest.source.details.get("records"), manifest.source.position
+def _expected(choice: Choice) -> State:
+    """Of a snapshot with increments only the last transaction is known."""
+    records, position = choice.manifest.source.details.get("records"), choice.manifest.source.position
     if records is None or position is None:
         raise CorruptError("the manifest is not valid: it does not tell how many datoms the snapshot has")
-    return State(records, position.start)
+    return State(records, position.start) if len(choice.parts) == 1 else State(None, position.stop)
 
 
 def _new_transactions(database: str) -> str:
@@ -249,27 +255,20 @@ def _new_transactions(database: str) -> str:
 
 
 @contextlib.contextmanager
-def _verified(
-    directory: JobDirectory, backup: PublishedBackup, manifest: Manifest, timeout: float, progress: Progress
-) -> Iterator[Path]:
-    """The text of the backup as a file, proven like that of any restore."""
+def _verified(directory: JobDirectory, choice: Choice, timeout: float, progress: Progress) -> Iterator[List[Path]]:
+    """The texts as files, in their order, proven like those of any restore."""
     scratch_of = directory.scratch if directory.is_writable() else directory.scratch_elsewhere
     with scratch_of() as scratch:
-        with corruption_in(f"backup {backup.id} of job {backup.job}"):
-            prove(
-                backup,
-                records=manifest.files,
-                compression=manifest.compression.type,
-                source=NreplSource,
-                origin=manifest.source,
-                scratch=scratch,
-                timeout=timeout,
-                progress=progress,
-            )
-        yield scratch.path / EXPORT
+        texts = {path: scratch.path / path for path in choice.parts}
+        with corruption_in(f"backup {choice.chain.backup.id} of job {directory.name}"):
+            for path in texts:
+                choice.load(path, InThread(SparseFileWriter(scratch.create(path), durable=False)), progress)
+            NreplSource.check(texts, choice.manifest.source, timeout)
+        yield list(texts.values())
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
+def _chunks(paths: List[Path]) -> Iterator[bytes]:
+    for path in paths:
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import secrets
 import zlib
 from typing import Dict, Iterable
@@ -77,7 +78,8 @@ _JVM_READ = """
                        (java.io.InputStreamReader. java.nio.charset.StandardCharsets/UTF_8)
                        (java.io.BufferedReader. 65536)
                        (java.io.PushbackReader.))]
-  (<reader> {:readers <readers> :default tagged-literal} source))"""
+  (let [options {:readers <readers> :default tagged-literal :eof source}]
+    (vec (take-while (fn [form] (not (identical? source form))) (repeatedly (fn [] (<reader> options source)))))))"""
 
 _JVM_IN_FILE = """
 (let [directory (.toFile (java.nio.file.Files/createTempDirectory
@@ -106,7 +108,8 @@ _NBB_OPENED = """
     (throw (ex-info "the text did not arrive as it was sent" {})))
   <body>)"""
 
-_NBB_READ = """(<reader> {:readers <readers> :default tagged-literal} (.toString bytes "utf8"))"""
+_NBB_READ = """
+(<reader> {:readers <readers> :default tagged-literal} (str "[" (.toString bytes "utf8") "]"))"""
 
 _NBB_IN_FILE = """
 (let [files (js/process.getBuiltinModule "fs")
@@ -169,6 +172,7 @@ class Arrival:
         self._dialect = _DIALECTS[runtime.name]
         self._token = secrets.token_hex(16)
         self._milliseconds = int((seconds + _PATIENCE) * 1000)
+        self._sha256 = ""
 
     def send(self, client: Client, chunks: Iterable[bytes]) -> None:
         """Send all of it.
@@ -176,9 +180,11 @@ class Arrival:
         Raises SourceError with what the server says went wrong.
         """
         self._ask(client, self._begun())
+        digest = hashlib.sha256()
         compression = zlib.compressobj(1, zlib.DEFLATED, 31)
         sent, waiting = 0, bytearray()
         for chunk in chunks:
+            digest.update(chunk)
             waiting += compression.compress(chunk)
             while len(waiting) >= _PIECE * _PIECES:
                 sent = self._send(client, waiting[: _PIECE * _PIECES], sent)
@@ -187,19 +193,20 @@ class Arrival:
         while waiting:
             sent = self._send(client, waiting[: _PIECE * _PIECES], sent)
             del waiting[: _PIECE * _PIECES]
+        self._sha256 = digest.hexdigest()
 
     @property
     def read(self) -> str:
-        """A form for what the reader makes of the text, where it is opened."""
+        """A form for all that the reader finds in the text, a vector, where it is opened."""
         return self._dialect.read
 
     def called(self, runtime: Runtime) -> str:
         """A form that calls the function of the runtime with the path of a file with the text, where it is opened."""
         return fill(self._dialect.in_file, called=runtime.called("path"))
 
-    def opened(self, sha256: str, body: str) -> str:
-        """A form that gives what its body gives, once all has arrived and has this SHA-256."""
-        return fill(_ARRIVAL, token=self._token, body=fill(self._dialect.opened, sha256=sha256, body=body))
+    def opened(self, body: str) -> str:
+        """A form that gives what its body gives, once all has arrived and has the SHA-256 of what was sent."""
+        return fill(_ARRIVAL, token=self._token, body=fill(self._dialect.opened, sha256=self._sha256, body=body))
 
     def forget(self, client: Client) -> None:
         """Have the server forget it."""

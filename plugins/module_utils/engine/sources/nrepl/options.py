@@ -63,6 +63,8 @@ class NreplOptions:
         check_timeout(self.timeout)
         for store in self.also_to:
             store.check()
+        if self.also_to and self.content == TX_LOG:
+            raise UsageError("also_to takes whole exports, and content tx_log makes increments; take content snapshot")
         self._check_subject()
         for name, known in (("content", CONTENTS), ("way", WAYS)):
             if getattr(self, name) not in known:
