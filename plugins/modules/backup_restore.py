@@ -197,7 +197,7 @@ aside:
   sample: [/srv/kg/data.mdb.before-restore-20261121T091500Z]
 position:
   description: Where in the history of the database the restored state is; null where that is not known.
-  returned: success
+  returned: success, of a restore to files
   type: int
   sample: 536870921
 map_sizes:
@@ -224,7 +224,7 @@ replaced:
   sample: embedded.db-backup/replaced
 undo:
   description: Commands of a shell that bring back what was there before; none where there was nothing.
-  returned: success
+  returned: success, of a restore to files
   type: list
   elements: str
   sample: [mv -T /srv/kg/data.mdb.before-restore-20261121T091500Z /srv/kg/data.mdb]

@@ -30,6 +30,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
 COLLECTION = "embedded.db_backup"
 OUTSIDE_OF_CHECK_MODE = "success, outside of check mode"
 WITHOUT_DRILL = "success, without O(drill)"
+TO_FILES = "success, of a restore to files"
 MODULES = (
     "lmdb_backup",
     "sqlite_backup",
@@ -344,7 +345,10 @@ def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], 
     failed = ansible.failure("lmdb_backup", **{**job, "path": "/no/such/place"})
     always: set[str | None] = {None, "success"}
     for name, result, when in [
-        *((name, result, always | {OUTSIDE_OF_CHECK_MODE, WITHOUT_DRILL}) for name, result in results.items()),
+        *(
+            (name, result, always | {OUTSIDE_OF_CHECK_MODE, WITHOUT_DRILL, TO_FILES})
+            for name, result in results.items()
+        ),
         ("lmdb_backup", predicted, always),
         ("lmdb_backup", failed, {"failure"}),
     ]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import random
 import signal
 import socket
@@ -561,6 +562,10 @@ def test_the_module(dbbackup: Command, ansible: Ansible, script: Server, notes: 
     assert "is not empty" in ansible.failure(module, **given)["msg"]
     assert ansible.module(module, force=True, **given)["replaced"] == "embedded.db-backup/replaced"
     assert "dest: is for restoring files" in ansible.failure(module, dest="/x", **given)["msg"]
+    documented = json.loads(ansible.run("ansible-doc", "-j", module).stdout)[module]["return"]
+    when = ("success", "success, of a restore to a live application")
+    told = {key for key, about in documented.items() if about["returned"] in when}
+    assert set(ansible.module(module, force=True, **given)) == told | {"changed"}
     del given["connection"]
     assert "port: is of a server to load into" in ansible.failure(module, **given)["msg"]
 
