@@ -39,7 +39,8 @@ options:
   position:
     description:
       - The state of this position in the history of the database, as C(position) in the C(source) of RV(backup) tells
-        it, of the newest good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
+        it, of the newest good backup that holds it. Any position of an increment can be restored, of a full backup only
+        its own.
       - With O(id), as that backup and those that it builds on hold it.
     type: int
   dest:
