@@ -37,7 +37,7 @@ options:
     type: str
   position:
     description:
-      - The state of this position in the history of the database, as RV(backup.source.position) tells it, of the newest
+      - The state of this position in the history of the database, as C(position) of a manifest tells it, of the newest
         good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
       - With O(id), as that backup and those that it builds on hold it.
     type: int
