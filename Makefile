@@ -13,7 +13,7 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 	@.venv/bin/python demo/demo.py
 
 setup-test:  ## the same with all that the tests need
-	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3 \
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3 pg_ctlcluster=postgresql \
 		java=default-jre-headless clojure=clojure /usr/share/java/nrepl.jar=libnrepl-clojure npm=npm
 	@$(PYTHON) tools/setup.py requirements-test.txt
 
@@ -23,10 +23,10 @@ test: setup-test  ## every stage of the tests, with a table at the end
 test-fast: setup-test  ## without the slow stages, for daily work
 	@.venv/bin/python tools/stages.py --tags fast
 
-bench: setup-test  ## compare speed and memory with mdb_copy, zstd, tar, cp, sqlite3 and restic
+bench: setup-test  ## compare speed and memory with mdb_copy, zstd, tar, cp, sqlite3, spit and restic
 	@$(PYTHON) tools/debian.py restic=restic
 	@$(PYTHON) tools/setup.py requirements-chroma.txt .venv-chroma
-	@code=0; for name in lmdb chroma retention; do .venv/bin/python bench/$$name.py || code=1; done; exit $$code
+	@code=0; for name in lmdb chroma nrepl retention; do .venv/bin/python bench/$$name.py || code=1; done; exit $$code
 
 pins: setup-test  ## record what the requirements bring along
 	@.venv/bin/python -m pip freeze > constraints.txt

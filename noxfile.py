@@ -106,6 +106,7 @@ def importer(session: nox.Session) -> None:
 def molecule(session: nox.Session) -> None:
     """The scenarios, in containers with systemd as PID 1."""
     chroma_environment(session)
+    nrepl_environments(session)
     run_with_engine(session, "molecule", "test", "--all", *session.posargs)
 
 

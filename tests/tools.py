@@ -81,6 +81,12 @@ class Command:
         assert done.code == 0, done
         return done.json
 
+    def seen(self, *arguments: str) -> Any:
+        """What status tells, also of jobs that are not well."""
+        done = self("status", *arguments, "--json")
+        assert done.code in (0, 1), done
+        return done.json
+
     def fails(self, code: int, command: str, *arguments: str | Path, **options: Any) -> str:
         """The one sentence with which the command fails with this exit code."""
         done = self(command, *arguments, **options)

@@ -15,6 +15,8 @@ from .engine.errors import BackupError, sentence
 from .engine.interrupts import end_work_on_signals
 from .engine.operations import backup
 
+_SHORTEST_SECRET = 8
+
 REPOSITORY_ARGUMENTS: Dict[str, Any] = {"repository": {"type": "path"}}
 
 RETENTION_ARGUMENTS: Dict[str, Any] = {
@@ -69,6 +71,13 @@ def finish(module: AnsibleModule, work: Callable[[], Dict[str, Any]]) -> None:
     for warning in result.pop("warnings", []):
         module.warn(warning)
     module.exit_json(**result)
+
+
+def show_short_code(module: AnsibleModule, name: str) -> None:
+    """Let an option that is hidden be seen where it is very short: else it would be hidden all over the results."""
+    code = module.params[name]
+    if code is not None and len(code) < _SHORTEST_SECRET:
+        module.no_log_values.discard(code)
 
 
 def run_backup(module: AnsibleModule, kind: str) -> Dict[str, Any]:

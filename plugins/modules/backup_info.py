@@ -19,6 +19,12 @@ options:
   name:
     description: Only the job of this name; fails when there is none. Without it all jobs.
     type: str
+  jobs_directory:
+    description:
+      - Directory of the job files that the role C(embedded.db_backup.backup) installs. They tell
+        which jobs there must be, and how old their backups may be.
+      - Without it, V(/etc/db-backup/jobs.d), or C(~/.config/db-backup/jobs.d) of a user who has that.
+    type: path
 extends_documentation_fragment:
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
@@ -123,6 +129,37 @@ jobs:
     last_drill:
       description: The last drill; null before the first one. Like RV(jobs[].last_verify).
       type: dict
+    proven_restorable:
+      description: The last drill that passed; null before the first one. Like RV(jobs[].last_verify).
+      type: dict
+    trend:
+      description: By how many percent the newest backup is larger than the one before; null where there is none.
+      type: float
+      sample: 2.5
+    health:
+      description: Whether the job is well.
+      type: dict
+      contains:
+        good:
+          description: Whether nobody has to look after it.
+          type: bool
+          sample: true
+        status:
+          description: V(ok), V(new) before the first run, V(late), V(failed), V(interrupted), V(drill failed),
+            V(damaged) when the newest backup is, or V(faulty) when the file of the job is.
+          type: str
+          sample: ok
+        reason:
+          description: Why it is not V(ok); null when it is.
+          type: str
+    schedule:
+      description: When it runs, as its job file says; null where there is none.
+      type: str
+      sample: daily
+    max_age_hours:
+      description: How old its last good backup may become, as its job file says; null where there is none.
+      type: float
+      sample: 26
     foreign:
       description: Names of what lies in the directory of the job and is no backup. It is never touched.
       type: list
@@ -205,22 +242,30 @@ exit_code:
   sample: 11
 """
 
+from pathlib import Path
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.inform import inform
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import (
+    default_directory,
+    repositories,
+    repository_at,
+)
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.health import overview
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"name": {"type": "str"}, **REPOSITORY_ARGUMENTS},
+        argument_spec={"name": {"type": "str"}, "jobs_directory": {"type": "path"}, **REPOSITORY_ARGUMENTS},
         supports_check_mode=True,
     )
 
     def work() -> Dict[str, Any]:
-        found = inform(repository_at(module.params["repository"]), module.params["name"])
+        directory = Path(module.params["jobs_directory"] or default_directory())
+        repository = module.params["repository"]
+        places = [repository_at(repository)] if repository else repositories(directory)
+        found = overview(directory, places, module.params["name"])
         return {"changed": False, "jobs": [job.to_json() for job in found]}
 
     finish(module, work)

@@ -18,7 +18,8 @@ description:
   - When the destination already holds just what the backup holds, only O(owner), O(group) and O(mode) are applied.
   - New directories get the owner of the files in them and their mode, with the right to search where there is the right
     to read, so that V('0640') becomes V('0750'). Directories that are there stay as they are.
-  - Stop the application first, or name its O(container). A destination that an application has open is refused.
+  - Stop the application first, or name its O(service) or O(container). A destination that an application has open is
+    refused.
 options:
   name:
     description: Name of the job.
@@ -37,8 +38,9 @@ options:
     type: str
   position:
     description:
-      - The state of this position in the history of the database, as C(position) of a manifest tells it, of the newest
-        good backup that holds it. Any position of an increment can be restored, of a full backup only its own.
+      - The state of this position in the history of the database, as C(position) in the C(source) of RV(backup) tells
+        it, of the newest good backup that holds it. Any position of an increment can be restored, of a full backup only
+        its own.
       - With O(id), as that backup and those that it builds on hold it.
     type: int
   dest:
@@ -73,18 +75,72 @@ options:
     type: str
   heartbeat:
     description:
-      - URL that must answer with status 200 within a minute after the start of O(container). Without it, a Chroma
-        server is asked for its own heartbeat; any other container must just stay up.
+      - URL that must answer with status 200 within a minute after the start of O(container) or O(service). Without it,
+        a Chroma server in a container is asked for its own heartbeat; anything else must just stay up.
     type: str
+  service:
+    description:
+      - Name of the service of systemd that is the application, treated as a O(container) is. It is one of the target
+        for root, else one of the user.
+    type: str
+  health:
+    description: A program with its arguments that must end with 0 within a minute after the start of O(container) or
+      O(service). It is called without a shell.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds without a sign of life after which the process is ended that reads a copy which was never
       opened before.
     type: int
     default: 60
+  connection:
+    description:
+      - Fully qualified name of the var with the connection of a live database, as V(my.app/conn), in the server that
+        O(port), O(socket) or O(port_file) name. A snapshot, or a log of transactions, that
+        M(embedded.db_backup.nrepl_export) made of a DataScript or Datalevin database is loaded into it, instead of
+        being written to files.
+      - Nothing there changes until all has arrived, has the SHA-256 of the backup, was read, and every datom was
+        compared. Then it changes as a whole. A database that is not empty is refused, unless it already holds just what
+        the backup holds.
+      - DataScript keeps the numbers of entities and transactions, and takes the schema of the backup. With O(force)
+        what is there is replaced, and stays in the var C(embedded.db-backup/replaced) until the next time or the end of
+        the server. Listeners are not called.
+      - Datalevin keeps the numbers of entities and gives transactions new ones. The schema of the backup is added to
+        that which is there. O(force) is refused; have the application use a new database.
+    type: str
+  import_function:
+    description:
+      - Instead of O(connection), the fully qualified name of a function of the application, as
+        V(my.app/import-from-file!). It is called with the path of a temporary file of the server that holds the export,
+        and has to be done with it when it returns.
+      - What it does with a database that is not empty is its own affair.
+    type: str
+  load_timeout:
+    description: Seconds that all which concerns the server of O(connection) or O(import_function) may take.
+    type: int
+    default: 3600
+  from:
+    description: A table that the option O(embedded.db_backup.nrepl_export#module:also_to) of the job has filled. The
+      backup is taken from there, not from the repository, with the row of O(id) or else the newest row of the job.
+    type: dict
+    suboptions:
+      sqlite:
+        description: Absolute path of the SQLite database. Give it or O(from.postgresql).
+        type: path
+      postgresql:
+        description: Connection string of the PostgreSQL database, as V(service=backups).
+        type: str
+      table:
+        description: Name of the table.
+        type: str
+        default: db_backup
 extends_documentation_fragment:
+  - embedded.db_backup.nrepl
   - embedded.db_backup.repository
   - embedded.db_backup.attributes
 seealso:
+  - module: embedded.db_backup.nrepl_export
   - module: embedded.db_backup.backup_info
   - module: embedded.db_backup.backup_verify
 """
@@ -106,23 +162,36 @@ EXAMPLES = r"""
     name: vectors
     container: chroma
     force: true
+
+- name: Load the newest export back into the running application, whose database must be empty
+  embedded.db_backup.backup_restore:
+    name: notes
+    port_file: /srv/notes/.nrepl-port
+    connection: notes.db/conn
+
+- name: Get an export back from a table
+  embedded.db_backup.backup_restore:
+    name: notes
+    from:
+      postgresql: service=backups
+    dest: /srv/notes.edn
 """
 
 RETURN = r"""
 dest:
-  description: Where it was restored to.
+  description: Where it was restored to, a path, or what names the server and what in it.
   returned: success
   type: str
   sample: /srv/kg
 files:
   description: Paths of what was restored.
-  returned: success
+  returned: success, of a restore to files
   type: list
   elements: str
   sample: [/srv/kg/data.mdb]
 aside:
   description: Paths under which what was there before is kept. Remove them when they are no longer needed.
-  returned: success
+  returned: success, of a restore to files
   type: list
   elements: str
   sample: [/srv/kg/data.mdb.before-restore-20261121T091500Z]
@@ -133,9 +202,32 @@ position:
   sample: 536870921
 map_sizes:
   description: For each restored environment the map size in bytes that the application needs at least.
-  returned: success
+  returned: success, of a restore to files
   type: dict
   sample: {data.mdb: 10737418240}
+before:
+  description: What the live database held before, with the number of C(datoms) and its last transaction, C(basis). Null
+    when a function loads it.
+  returned: success, of a restore to a live application
+  type: dict
+  sample: {datoms: 0, basis: 536870912}
+after:
+  description: The same of the live database afterwards. In check mode that of the backup, where for a log of
+    transactions the number of datoms is null.
+  returned: success, of a restore to a live application
+  type: dict
+  sample: {datoms: 600000, basis: 536876912}
+replaced:
+  description: Name of the var in the server that has what was replaced.
+  returned: success, of a restore to a live application
+  type: str
+  sample: embedded.db-backup/replaced
+undo:
+  description: Commands of a shell that bring back what was there before; none where there was nothing.
+  returned: success
+  type: list
+  elements: str
+  sample: [mv -T /srv/kg/data.mdb.before-restore-20261121T091500Z /srv/kg/data.mdb]
 backup:
   description: The manifest of the backup.
   returned: success
@@ -233,17 +325,30 @@ exit_code:
   sample: 11
 """
 
+import contextlib
 import datetime
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, ContextManager, Dict, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, essence, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import (
+    NREPL_ARGUMENTS,
+    REPOSITORY_ARGUMENTS,
+    essence,
+    finish,
+)
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl import address as servers
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import load as loading
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.fetch import fetched
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stores.table import Store
+
+FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat", "health")
 
 
 def main() -> None:
@@ -260,17 +365,69 @@ def main() -> None:
             "mode": {"type": "raw"},
             "container": {"type": "str"},
             "docker_host": {"type": "str"},
+            "service": {"type": "str"},
             "heartbeat": {"type": "str"},
+            "health": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},
+            "connection": {"type": "str"},
+            "import_function": {"type": "str"},
+            "load_timeout": {"type": "int", "default": 3600},
+            "from": {
+                "type": "dict",
+                "options": {
+                    "sqlite": {"type": "path"},
+                    "postgresql": {"type": "str", "no_log": True},
+                    "table": {"type": "str", "default": "db_backup"},
+                },
+            },
+            **NREPL_ARGUMENTS,
             **REPOSITORY_ARGUMENTS,
         },
-        mutually_exclusive=[("id", "at"), ("at", "position")],
+        mutually_exclusive=[("id", "at"), ("at", "position"), ("service", "container")],
         supports_check_mode=True,
     )
     finish(module, lambda: run(module))
 
 
 def run(module: AnsibleModule) -> Dict[str, Any]:
+    params = module.params
+    with job_with_backup(params) as job:
+        if params["connection"] is not None or params["import_function"] is not None:
+            return load(module, job)
+        given = [name for name in NREPL_ARGUMENTS if params[name] is not None]
+        if given:
+            raise UsageError(f"{given[0]}: is of a server to load into; name connection or import_function too")
+        return restore_files(module, job)
+
+
+def job_with_backup(params: Dict[str, Any]) -> ContextManager[JobDirectory]:
+    """The job in the repository, or one that has but the backup from a store."""
+    job = repository_at(params["repository"]).job(params["name"])
+    return fetched(Store(**params["from"]), job.name, params["id"]) if params["from"] else contextlib.nullcontext(job)
+
+
+def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
+    params = module.params
+    for name in FOR_FILES:
+        if params[name]:
+            raise UsageError(f"{name}: is for restoring files, not for loading into an application")
+    request = loading.Request(
+        address=servers.Address(**{name: params[name] for name in NREPL_ARGUMENTS}),
+        connection=params["connection"],
+        import_function=params["import_function"],
+        force=params["force"],
+        timeout=params["load_timeout"],
+        silence=params["timeout"],
+    )
+    at, position = moment(params["at"]), params["position"]
+    result = loading.load(job, params["id"], request, module.check_mode, at=at, position=position).to_json()
+    if module._diff:
+        after = {**essence(result["backup"]), "dest": result["dest"], **(result["after"] or {})}
+        result["diff"] = {"before": {"dest": result["dest"], **(result["before"] or {})}, "after": after}
+    return result
+
+
+def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
     params = module.params
     request = Request(
         destination=Path(params["dest"]) if params["dest"] else None,
@@ -279,11 +436,12 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
         group=params["group"],
         mode=mode_bits(params["mode"]),
         container=Address(params["container"], params["docker_host"]) if params["container"] else None,
+        service=params["service"],
         heartbeat=params["heartbeat"],
+        health=params["health"],
         timeout=params["timeout"],
         describe=module._diff,
     )
-    job = repository_at(params["repository"]).job(params["name"])
     at = moment(params["at"])
     restored = restore(job, params["id"], request, module.check_mode, at=at, position=params["position"])
     result = restored.to_json()

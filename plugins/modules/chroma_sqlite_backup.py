@@ -19,8 +19,9 @@ description:
     place. So the segments are copied, checked in their structure, and under a short lock of C(chroma.sqlite3) copied
     again as far as they changed.
   - Before it is published, every record of the copy is seen to have its vector.
-  - Nothing is paused, nothing is executed in a container, and the source is never changed. Reads of the server go on;
-    writes wait for the time told as C(lock_ms).
+  - Nothing is executed in a container, and the source is never changed. Reads of the server go on; writes wait for the
+    time told as C(lock_ms). Only where the files of a container can be had as an archive of its engine alone, as of one
+    on another host, it is paused for the time told as C(paused_ms).
 options:
   path:
     description:
@@ -245,7 +246,9 @@ backup:
           type: int
           sample: 23
         container:
-          description: Name, ids, image and names of environment variables of the container, null without one.
+          description: Name, ids, image and names of environment variables of the container, the C(way) to its files,
+            and as C(paused_ms) for how many milliseconds it was paused, which is null for all ways but V(archive). Null
+            without a container.
           type: dict
     backup:
       description: How it was made, with C(type), C(method), C(consistency), C(online), C(copied_by), C(prior) and

@@ -111,12 +111,10 @@ exit_code:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import NREPL_ARGUMENTS, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import NREPL_ARGUMENTS, finish, show_short_code
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.evaluate import Request, evaluate
-
-_SHORTEST_SECRET = 8
 
 
 def main() -> None:
@@ -129,10 +127,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-
-    if len(module.params["code"]) < _SHORTEST_SECRET:
-        # It would be hidden everywhere in the results, digit by digit.
-        module.no_log_values.discard(module.params["code"])
+    show_short_code(module, "code")
 
     def work() -> Dict[str, Any]:
         params = module.params

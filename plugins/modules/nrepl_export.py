@@ -29,7 +29,8 @@ options:
   expression:
     description:
       - One form whose value is the export. A text is taken as it is, anything else is printed as EDN.
-      - It may hold secrets. It is not written into the manifest.
+      - It may hold secrets. It is not written into the manifest, and Ansible hides it in the results, unless it has
+        less than 8 characters.
     type: str
   database:
     description: The kind of the database that O(connection) is to.
@@ -88,6 +89,34 @@ options:
     description: Seconds that the whole export may take, from connecting to its last byte.
     type: int
     default: 3600
+  also_to:
+    description:
+      - Tables beside the repository that get a row for each backup, once it is published, with C(name), which is
+        JOB/ID, C(data), the text of the export, C(created_at) and C(sha256). A table is made where it is missing.
+      - When one does not take it the run fails, and the backup stays published. What was skipped is not stored.
+      - An export of more than 1,000,000,000 bytes is refused. All of it is in memory meanwhile.
+      - M(embedded.db_backup.backup_restore) restores from there.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      sqlite:
+        description: Absolute path of an SQLite database, made where it is missing. Give it or O(also_to[].postgresql).
+        type: path
+      postgresql:
+        description:
+          - Connection string of a PostgreSQL database, as V(service=backups) or V(postgresql://writer@db1/backups).
+            With a service or a password file it needs no password.
+          - Needs the Python library psycopg 3 on the target.
+        type: str
+      table:
+        description: Name of the table, of 1 to 63 letters, digits and C(_) of ASCII.
+        type: str
+        default: db_backup
+      keep_last:
+        description: Remove older rows of the job when there are more than so many. V(0) keeps all.
+        type: int
+        default: 0
 extends_documentation_fragment:
   - embedded.db_backup.nrepl
   - embedded.db_backup.backup
@@ -119,6 +148,16 @@ EXAMPLES = r"""
     min_records: 1000
     skip_unchanged: true
     keep_daily: 7
+
+- name: Have each export in an SQLite database too
+  embedded.db_backup.nrepl_export:
+    name: notes
+    port_file: /srv/notes/.nrepl-port
+    database: datascript
+    connection: notes.db/conn
+    also_to:
+      - sqlite: /srv/notes/snapshots.sqlite3
+        keep_last: 10
 
 - name: Back up each transaction of a DataScript database, and be able to go back to any of them
   embedded.db_backup.nrepl_export:
@@ -316,6 +355,12 @@ pruned:
       description: Those that do not.
       type: list
       elements: dict
+also_in:
+  description: The stores of O(also_to) that have the backup too.
+  returned: success, when there are any
+  type: list
+  elements: str
+  sample: [table db_backup of /srv/notes/snapshots.sqlite3]
 exit_code:
   description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense and
     for a server that does not answer, V(10) when there is no such job or backup, V(11) when another run holds the job,
@@ -331,6 +376,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import 
     NREPL_ARGUMENTS,
     finish,
     run_backup,
+    show_short_code,
 )
 
 
@@ -353,11 +399,23 @@ def main() -> None:
             "full_every": {"type": "int", "default": 24},
             "min_records": {"type": "int", "default": 1},
             "timeout": {"type": "int", "default": 3600},
+            "also_to": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "sqlite": {"type": "path"},
+                    "postgresql": {"type": "str", "no_log": True},
+                    "table": {"type": "str", "default": "db_backup"},
+                    "keep_last": {"type": "int", "default": 0},
+                },
+            },
             **NREPL_ARGUMENTS,
             **BACKUP_ARGUMENTS,
         },
         supports_check_mode=True,
     )
+    show_short_code(module, "expression")
     finish(module, lambda: run_backup(module, "nrepl"))
 
 

@@ -208,7 +208,9 @@ backup:
           type: int
           sample: 23
         container:
-          description: Name, ids, image and names of environment variables of the container, null without one.
+          description: Name, ids, image and names of environment variables of the container, the C(way) to its files,
+            and as C(paused_ms) for how many milliseconds it was paused, which is null for all ways but V(archive). Null
+            without a container.
           type: dict
     backup:
       description: How it was made, with C(type), C(method), C(consistency), C(online), C(copied_by), C(prior) and

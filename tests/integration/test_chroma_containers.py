@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -163,6 +164,21 @@ class TestDrill:
     )
     def test_servers_that_are_none(self, server: Server, options: list[str], sentence: str) -> None:
         assert sentence in server.command.fails(1, "drill", "chroma", *options)
+        self.nothing_is_left(server)
+
+    def test_an_engine_that_sees_other_files_says_nothing_of_the_backup(self, server: Server, tmp_path: Path) -> None:
+        repository, state = server.command.repository, server.command.repository / "chroma/state.json"
+        subprocess.run(["cp", "-a", repository, tmp_path / "kept"], check=True)
+        drill = shlex.join(server.command.arguments("drill", "chroma", "--drill-image", CHROMA_IMAGE))
+        script = (
+            f"mount -t tmpfs tmpfs {repository} && cp -a {tmp_path}/kept/. {repository} && {{ {drill}; cat {state}; }}"
+        )
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert "no drill can be held with this engine" in done.stderr
+        assert "does not exist" in done.stderr
+        assert json.loads(done.stdout)["last_drill"] is None
         self.nothing_is_left(server)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

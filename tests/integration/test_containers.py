@@ -6,9 +6,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import multiprocessing
 import os
+import shlex
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +43,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
     eventually,
     hide_libraries,
     make_environment,
+    snapshot,
 )
 
 NAME = "chroma.sqlite3"
@@ -551,6 +555,33 @@ class TestRestore:
         assert sorted(path.name for path in application.data.iterdir()) == ["data.mdb", "lock.mdb"]
         eventually(application.answers, "the application answers")
 
+    def test_what_cannot_be_stopped_again_keeps_the_new_files(
+        self, application: Application, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It runs, so its files must not be exchanged below it."""
+        later = application.change("later")
+        monkeypatch.setattr(standstill, "_START_SECONDS", 1)
+        honest, asked = Daemon.stop, []
+
+        def stop(daemon: Daemon, container: Container, patience: int) -> None:
+            asked.append(container.id)
+            if len(asked) > 1:
+                raise SourceError("the Docker engine refuses")
+            honest(daemon, container, patience)
+
+        monkeypatch.setattr(Daemon, "stop", stop)
+        request = restoring.Request(
+            force=True, container=Address("kg-application"), heartbeat=application.url.replace("8000", "8001")
+        )
+        with pytest.raises(standstill.StillRunningError, match="it could not be stopped") as told:
+            restoring.restore(Repository(application.command.repository).job("kg"), None, request)
+        suffix = str(told.value).rpartition("*")[2]
+        assert application.running
+        assert content_of(application.data) == application.content
+        (application.data / "data.mdb").unlink()
+        (application.data / f"data.mdb{suffix}").rename(application.data / "data.mdb")
+        assert content_of(application.data) == later
+
     def test_an_application_that_does_not_come_up(self, application: Application, tmp_path: Path) -> None:
         """The backup is sound, and not what this application can use."""
         with contextlib.closing(lmdb.open(str(tmp_path / "other"), max_dbs=2)) as other:
@@ -605,6 +636,34 @@ class TestRestore:
         eventually(lambda: not guards(), "the guard has ended")
         assert not application.running
 
+    def test_a_restore_that_was_killed_while_files_are_exchanged(self, application: Application) -> None:
+        application.change("later")
+
+        def restore() -> None:
+            honest = os.rename
+
+            def rename(one: Any, other: Any) -> None:
+                honest(one, other)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            os.rename = rename
+            request = restoring.Request(force=True, container=Address("kg-application"))
+            restoring.restore(Repository(application.command.repository).job("kg"), None, request)
+
+        process = in_process(restore)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        eventually(lambda: not guards(), "the guard has ended")
+        assert not application.running
+        done = application.command("check", "kg")
+        assert done.code == 1
+        assert "and start container kg-application, which was stopped for it" in done.stdout
+        assert "start container kg-application" in application.restore().stdout
+        assert content_of(application.data) == application.content
+        application.containers.client.start(application.container)
+        eventually(application.answers, "the application answers")
+        assert application.command.ok("check", "kg")["good"]
+
     def test_a_signal_to_the_command(self, application: Application) -> None:
         """It hits while the application is stopped, or soon after."""
         application.change("later")
@@ -639,6 +698,86 @@ class TestRestore:
         assert content_of(application.data) == application.content
         told = ansible.failure("backup_restore", **common, container="no-such", force=True)
         assert "there is no container no-such" in told["msg"]
+
+
+class TestSqlite:
+    """A database of one file in a container."""
+
+    @pytest.fixture
+    def served(self, containers: Containers, dbbackup: Command, tmp_path: Path) -> str:
+        (tmp_path / "data").mkdir()
+        container = containers.server("/data", name="records", binds=[f"{tmp_path / 'data'}:/data"])
+        dbbackup.jobs.mkdir()
+        job = {"type": "sqlite", "container": "records", "path": f"/data/{NAME}", "skip_unchanged": True}
+        (dbbackup.jobs / "records.json").write_text(json.dumps(job))
+        self.insert(containers, container, "saved")
+        dbbackup.ok("run", "records")
+        return container
+
+    @staticmethod
+    def insert(containers: Containers, container: str, content: str) -> None:
+        script = f"import sqlite3; d = sqlite3.connect('/data/{NAME}', isolation_level=None, timeout=30); "
+        script += f"d.execute('INSERT INTO records VALUES (?)', ('{content}',))"
+        assert containers.execute(container, "python3", "-c", script) == ""
+
+    @staticmethod
+    def records(path: Path) -> list[str]:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return [row[0] for row in connection.execute("SELECT content FROM records")]
+
+    def test_comes_back_into_the_container(
+        self, containers: Containers, dbbackup: Command, served: str, tmp_path: Path
+    ) -> None:
+        self.insert(containers, served, "later")
+        assert self.records(tmp_path / "data" / NAME) == ["saved", "later"]
+        told = dbbackup.ok("restore", "records", "--container", "records", "--force")
+        assert told["dest"] == str(tmp_path / "data" / NAME)
+        assert self.records(tmp_path / "data" / NAME) == ["saved"]
+        assert containers.state(served)["Running"]
+        aside = next(Path(path) for path in told["aside"] if Path(path).name.startswith(f"{NAME}.before"))
+        assert self.records(aside) == ["saved", "later"]
+        self.insert(containers, served, "new")
+        assert self.records(tmp_path / "data" / NAME) == ["saved", "new"]
+
+    def test_a_stopped_one_that_is_elsewhere(
+        self, containers: Containers, dbbackup: Command, served: str, tmp_path: Path
+    ) -> None:
+        """It cannot be looked into; what was made for it shows whether this is its directory."""
+        containers.client.stop(served, timeout=1)
+        before = snapshot(tmp_path / "data")
+        command = dbbackup.arguments("restore", "records", "--force", "--container", "records")
+        done = in_own_mounts(f"mount -t tmpfs tmpfs {tmp_path / 'data'} && exec {shlex.join(command)}")
+        assert done.returncode == 1
+        wanted = f"{tmp_path / 'data'} of this host is not what container records has at /data"
+        assert wanted in done.stderr
+        assert snapshot(tmp_path / "data") == before
+
+    def test_an_include_from_elsewhere_is_a_change(self, dbbackup: Command, served: str) -> None:
+        assert served
+        assert dbbackup.ok("run", "records")["skipped"]
+        file = dbbackup.jobs / "records.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "include": ["/etc/hostname"]}))
+        result = dbbackup.ok("run", "records")
+        assert result["changed"]
+        assert [record["path"] for record in result["backup"]["files"]] == [NAME, ".container"]
+
+    @pytest.mark.usefixtures("served")
+    def test_the_pause_for_an_archive_is_told(self, dbbackup: Command, remote: str) -> None:
+        file = dbbackup.jobs / "records.json"
+        paused = []
+        for options in ({}, {"docker_host": remote}):
+            file.write_text(json.dumps({**json.loads(file.read_text()), "skip_unchanged": False, **options}))
+            facts = dbbackup.ok("run", "records")["backup"]["source"]["container"]
+            paused.append((facts["way"], facts["paused_ms"]))
+        assert paused[0] == ("volume", None)
+        assert paused[1][0] == "archive"
+        assert 0 < paused[1][1] < 60_000
+
+
+def in_own_mounts(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that sees other files than the engine does."""
+    command = ["unshare", "--mount", "sh", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 class TestHostDirectory:

@@ -4,16 +4,24 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore as restoring
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.tools import (
     Ansible,
     Command,
     bytes_of,
+    content_of,
     eventually,
     hide_libraries,
     make_environment,
@@ -38,17 +46,34 @@ def findings(told: Any) -> dict[str, bool]:
     return {entry["question"]: entry["good"] for entry in told["findings"]}
 
 
+def kill_in_the_exchange(dbbackup: Command, data: Path) -> None:
+    """Restore what replaces the data, and die when the first of it was renamed."""
+    child = os.fork()
+    if child == 0:
+        honest = os.rename
+
+        def rename(one: Any, other: Any) -> None:
+            honest(one, other)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        os.rename = rename
+        restoring.restore(Repository(dbbackup.repository).job("kg"), None, restoring.Request(force=True))
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert list(data.glob("*.before-restore-*"))
+
+
 class TestDrill:
     def test_restores_and_reads(self, dbbackup: Command, saved: str, tmp_path: Path) -> None:
         before = bytes_of(tmp_path / "kg")
         told = dbbackup.ok("drill", "kg")
         assert told["proven"] == ["opened and read whole by its engine"]
         assert Path(told["path"]).name == told["backup"]["id"] == saved
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert (job["last_drill"]["status"], job["last_drill"]["id"]) == ("passed", saved)
         assert job["backups"][0]["drilled"]["status"] == "passed"
         assert job["backups"][0]["drilled"]["at"] == job["last_drill"]["at"]
-        assert "LAST DRILL" in dbbackup("status").stdout.splitlines()[0]
+        assert "PROVEN RESTORABLE" in dbbackup("status").stdout.splitlines()[0]
         assert "drill passed" in dbbackup("drill", "kg", "--id", saved).stdout
         assert bytes_of(tmp_path / "kg") == before
         assert not list((dbbackup.repository / "kg").glob(".scratch*"))
@@ -68,7 +93,7 @@ class TestDrill:
         content[len(content) // 2] ^= 1
         stored.write_bytes(content)
         assert f"drill of backup {saved} of job kg" in dbbackup.fails(1, "drill", "kg")
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert job["last_drill"]["status"] == job["backups"][0]["drilled"]["status"] == "failed"
         assert not list((dbbackup.repository / "kg").glob(".scratch*"))
 
@@ -76,7 +101,7 @@ class TestDrill:
         assert saved
         dbbackup.env = {**hide_libraries(tmp_path / "hidden", "lmdb"), **only_programs("zstd")}
         assert "needs the engine of lmdb" in dbbackup.fails(1, "drill", "kg")
-        (job,) = dbbackup.ok("status", "kg")
+        (job,) = dbbackup.seen("kg")
         assert job["last_drill"] is None
 
     def test_what_there_is_not(self, dbbackup: Command, saved: str) -> None:
@@ -88,8 +113,10 @@ class TestDrill:
     def test_by_the_module(self, dbbackup: Command, saved: str, ansible: Ansible) -> None:
         common = {"name": "kg", "repository": str(dbbackup.repository), "drill": True}
         before = snapshot(dbbackup.repository / "kg" / saved)
+        everything = snapshot(dbbackup.repository)
         predicted = ansible.module("backup_verify", "--check", **common)
-        (job,) = dbbackup.ok("status", "kg")
+        assert snapshot(dbbackup.repository) == everything
+        (job,) = dbbackup.seen("kg")
         assert job["last_drill"] is None
         result = ansible.module("backup_verify", **common)
         assert result == predicted
@@ -98,6 +125,20 @@ class TestDrill:
         (told,) = ansible.module("backup_info", **{key: common[key] for key in ("name", "repository")})["jobs"]
         assert told["last_drill"]["status"] == "passed"
         assert snapshot(dbbackup.repository / "kg" / saved) == before
+
+    @pytest.mark.root
+    def test_in_a_repository_that_is_read_only(self, dbbackup: Command, saved: str) -> None:
+        mount = ["mount", "--bind", "-o", "ro", str(dbbackup.repository), str(dbbackup.repository)]
+        if subprocess.run(mount, check=False).returncode:
+            pytest.skip("mounting is not allowed here: run the tests with CAP_SYS_ADMIN")
+        try:
+            told = dbbackup.ok("drill", "kg")
+            assert "warning: that the drill" in dbbackup("drill", "kg").stdout
+        finally:
+            subprocess.run(["umount", str(dbbackup.repository)], check=True)
+        assert told["proven"] == ["opened and read whole by its engine"]
+        (warning,) = told["warnings"]
+        assert f"that the drill of backup {saved} passed could not be remembered" in warning
 
     def test_a_signal_ends_it_and_nothing_stays(self, dbbackup: Command, tmp_path: Path) -> None:
         make_environment(tmp_path / "large", 100_000, map_size=1 << 30)
@@ -169,6 +210,50 @@ class TestCheck:
             assert findings(told)["room"] is False
         finally:
             subprocess.run(["umount", small], check=True)
+
+    def test_room_for_the_copy_that_is_captured(self, dbbackup: Command, tmp_path: Path) -> None:
+        """What is copied before it is compressed needs room, verified or not."""
+        with closing(sqlite3.connect(tmp_path / "texts.db")) as connection:
+            connection.execute("CREATE TABLE texts (text TEXT)")
+            connection.executemany("INSERT INTO texts VALUES (?)", [("same " * 1000,) for _unused in range(1000)])
+            connection.commit()
+        told = {}
+        for verify in (True, False):
+            dbbackup.job("texts", tmp_path / "texts.db", type="sqlite", verify=verify)
+            dbbackup.ok("run", "texts")
+            told[verify] = dbbackup.ok("check", "texts")["findings"][-1]["text"].partition("needs about ")[2]
+        size = (tmp_path / "texts.db").stat().st_size / (1 << 20)
+        assert told[True] == told[False] == f"{size:.1f} MiB"
+
+    def test_a_restore_that_was_killed_in_the_middle(self, dbbackup: Command, saved: str, tmp_path: Path) -> None:
+        content = content_of(tmp_path / "kg")
+        make_environment(tmp_path / "kg", 10, salt="later")
+        kill_in_the_exchange(dbbackup, tmp_path / "kg")
+        done = dbbackup("check", "kg", "--json")
+        assert done.code == 1
+        assert findings(done.json)["restore"] is False
+        wanted = f"a restore of backup {saved} to {tmp_path / 'kg'} was killed"
+        assert wanted in done.json["findings"][-2]["text"]
+        with locks.locked_directory(tmp_path / "kg", "another restore"):
+            # One that is under way is no fault.
+            assert "restore" not in findings(dbbackup.ok("check", "kg"))
+        assert wanted in dbbackup("restore", "kg", "--force", "--dry-run").stdout
+        assert dbbackup("check", "kg").code == 1
+        told = dbbackup.ok("restore", "kg", "--force")
+        assert wanted in told["warnings"][0]
+        assert content_of(tmp_path / "kg") == content
+        assert dbbackup.ok("check", "kg")["good"]
+        assert dbbackup.ok("restore", "kg")["warnings"] == []
+
+    def test_only_a_restore_to_the_same_place_heals(self, dbbackup: Command, saved: str, tmp_path: Path) -> None:
+        assert saved
+        make_environment(tmp_path / "kg", 10, salt="later")
+        kill_in_the_exchange(dbbackup, tmp_path / "kg")
+        dbbackup.ok("restore", "kg", "--dest", tmp_path / "other")
+        assert dbbackup("check", "kg").code == 1
+        shutil.rmtree(tmp_path / "kg")
+        dbbackup.ok("restore", "kg")
+        assert dbbackup.ok("check", "kg")["good"]
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: as another user all of it is unreadable anyway")
     def test_a_state_that_is_no_file(self, dbbackup: Command, saved: str) -> None:

@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs, times
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs, processes, times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, CorruptError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import prune
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.ownership import Ownership
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
@@ -27,11 +33,20 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.reposito
     JobDirectory,
     Repository,
 )
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.retention import Policy
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import tree
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.chroma import (
+    drill,
+    examination,
+    segment,
+    segments,
+)
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.lmdb import library
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite import copies
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stream.stages import FileWriter
 from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
+    CHECKOUT,
     NOBODY,
     Command,
     content_of,
@@ -225,6 +240,39 @@ class TestRepositoryOfAUser:
         assert (tmp_path / "moved/deep/shadow").read_bytes() == b"content"
         assert (tmp_path / "moved").stat().st_uid == 0
 
+    @pytest.mark.parametrize("after", ["remove_leftovers", "catalogue", "lock"])
+    def test_a_prune_removes_where_it_looked(
+        self, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+    ) -> None:
+        """The owner of a repository puts a link to another one in place of the job, just after it was looked at."""
+        make_environment(tmp_path / "source")
+        of_root = tmp_path / "of-root"
+        for place in (repository, of_root):
+            for _unused in range(3):
+                backed_up(tmp_path / "source", place)
+        before, ids = snapshot(of_root), sorted(path.name for path in (repository / "kg").glob("2*"))
+        honest = getattr(JobDirectory, after)
+
+        def swap(self: JobDirectory, *arguments: Any, **options: Any) -> Any:
+            found = honest(self, *arguments, **options)
+            if not (tmp_path / "moved").exists():
+                (repository / "kg").rename(tmp_path / "moved")
+                (repository / "kg").symlink_to(of_root / "kg")
+            return found
+
+        monkeypatch.setattr(JobDirectory, after, swap)
+        made = prune.prune_job(Repository(repository).job("kg"), Policy(keep_last=1))
+        assert snapshot(of_root) == before
+        assert sorted(path.name for path in (tmp_path / "moved").glob("2*")) == ids[-1:]
+        assert len(made.remove) == 2
+
+    def test_a_link_in_place_of_a_job_is_not_pruned(self, repository: Path, tmp_path: Path) -> None:
+        make_environment(tmp_path / "source")
+        backed_up(tmp_path / "source", tmp_path / "of-root")
+        (repository / "kg").symlink_to(tmp_path / "of-root/kg")
+        with pytest.raises(BackupError):
+            prune.prune_job(Repository(repository).job("kg"), Policy(keep_last=1))
+
     def test_a_second_name_of_a_file_of_root_stays_roots(self, repository: Path, tmp_path: Path) -> None:
         make_environment(tmp_path / "source")
         (tmp_path / "of-root").write_text("secret")
@@ -310,3 +358,78 @@ class TestTheProcessThatParsesACopy:
         with pytest.raises((BackupError, OSError)), lent_to_nobody(copy):
             pass
         assert snapshot(tmp_path) == before
+
+
+class TestTheProcessThatReadsAFreshCopyOfChroma:
+    """It is nobody's from the moment it opens the copy, whoever owns the data."""
+
+    @pytest.fixture
+    def persist(self, tmp_path: Path) -> Path:
+        with tarfile.open(CHECKOUT / "tests/fixtures/chroma_versions/chroma-1.5.9.tar.xz") as archive:
+            archive.extractall(tmp_path / "persist", filter="data")
+        (database,) = (tmp_path / "persist").rglob("chroma.sqlite3")
+        return database.parent
+
+    @pytest.fixture(autouse=True)
+    def seen(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """Those who look at a copy write their names here, and fail when they have rights."""
+        seen = tmp_path / "seen"
+        note = os.open(seen, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        keep = processes._keep_open
+        monkeypatch.setattr(processes, "_keep_open", lambda *wanted: keep(note, *wanted))
+
+        def watch(place: Any, name: str) -> None:
+            honest = getattr(place, name)
+
+            def watched(*arguments: Any, **options: Any) -> Any:
+                if os.getresuid() != (NOBODY,) * 3 or os.getgroups() != [NOBODY]:
+                    raise CorruptError(f"{name} runs as {os.getresuid()}")
+                if name != "parse":
+                    os.write(note, f"{name}\n".encode())
+                return honest(*arguments, **options)
+
+            monkeypatch.setattr(place, name, watched)
+
+        for place, name in (
+            (segment, "parse"),
+            (examination, "examine"),
+            (examination, "vectors"),
+            (copies, "check_integrity"),
+            (copies, "merge_wal"),
+        ):
+            watch(place, name)
+        return seen
+
+    @pytest.mark.parametrize("owner", [0, 4711])
+    @pytest.mark.parametrize("mode", ["delete", "wal"])
+    def test_as_it_is_captured(self, persist: Path, seen: Path, tmp_path: Path, owner: int, mode: str) -> None:
+        script = (
+            f"import os, sqlite3; c = sqlite3.connect('chroma.sqlite3'); c.execute('PRAGMA journal_mode = {mode}'); "
+        )
+        # What does not close it leaves its WAL behind.
+        script += "c.execute(\"INSERT INTO tenants VALUES ('another')\"); c.commit(); os._exit(0)"
+        subprocess.run([sys.executable, "-c", script], check=True, cwd=persist)
+        for path in (persist, *persist.rglob("*")):
+            os.chown(path, owner, owner)
+        options = {"type": "chroma", "name": "vectors", "path": str(persist), "repository": str(tmp_path / "r")}
+        outcome = back_up(jobs.parse(options))
+        assert outcome.backup["source"]["tenants"] == ["another", "default_tenant"]
+        merged = ["merge_wal"] if mode == "wal" else []
+        assert seen.read_text().split() == [*merged, "examine", "check_integrity"]
+
+    def test_in_a_drill(self, persist: Path, seen: Path, tmp_path: Path) -> None:
+        for path in (persist, *persist.rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        directories = {path.name: path for path in persist.iterdir() if path.is_dir()}
+        drill._expect(
+            copies.Copy(persist / "chroma.sqlite3"), segments.Directories(directories), tmp_path / "expected", 60
+        )
+        with closing(sqlite3.connect(tmp_path / "expected")) as connection:
+            found = dict(connection.execute("SELECT name, vectors FROM collections"))
+            (vectors,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
+            lengths = {row[0] for row in connection.execute("SELECT length(vector) FROM vectors")}
+        expected = json.loads((CHECKOUT / "tests/fixtures/chroma_versions/expected.json").read_text())
+        assert found == {name: len(records) for name, records in expected.items() if name != "dropped"}
+        assert vectors == sum(found.values())
+        assert min(lengths) > 0
+        assert seen.read_text().split() == ["vectors"] * len(found)

@@ -39,6 +39,7 @@ MODULES = (
     "backup_info",
     "backup_protect",
     "backup_prune",
+    "backup_install",
 )
 CHROMA = CHECKOUT / "tests/fixtures/chroma_versions/chroma-1.5.9.tar.xz"
 
@@ -333,6 +334,11 @@ def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], 
     }
     (backup_id,) = [entry["id"] for entry in results["backup_prune"]["keep"]]
     results["backup_protect"] = ansible.module("backup_protect", **saved, id=backup_id, reason="a test")
+    never = {"schedule": None, "drill_schedule": None}
+    kg = {"name": "kg", "type": "lmdb", "path": "/srv/kg", **never}
+    # In check mode, as the rest is tested in a container.
+    results["backup_install"] = ansible.module("backup_install", "--check", "--diff", scope="user", jobs=[kg])
+    assert results["backup_install"].pop("diff")
     results["backup_info"] = ansible.module("backup_info", repository=saved["repository"])
     predicted = ansible.module("lmdb_backup", "--check", **job)
     failed = ansible.failure("lmdb_backup", **{**job, "path": "/no/such/place"})

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,15 @@ import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import THREADS, Job, literal, nothing_left
-from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, eventually, process, snapshot
+from ansible_collections.embedded.db_backup.tests.tools import (
+    Ansible,
+    Command,
+    assert_told,
+    eventually,
+    keys_told,
+    process,
+    snapshot,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -364,7 +373,7 @@ class TestOthers:
             ("basilisp", {"expression": "[1]", "way": "pull"}, "way pull needs a server on a JVM"),
             ("basilisp", {"function": "user/none!"}, "there is no user/none!"),
             ("basilisp", {"expression": "[(fn [])]"}, "No implementation of method"),
-            ("basilisp", {"expression": "(/ 1 0)"}, "division by zero"),
+            ("basilisp", {"expression": "(/ 1 0)"}, "ZeroDivisionError"),
             ("basilisp", {"database": "datascript", "connection": "user/conn"}, "datascript"),
         ],
         ids=str,
@@ -412,6 +421,18 @@ class TestModule:
         result = done.json["plays"][0]["tasks"][0]["hosts"]["localhost"]
         assert result["changed"], done
 
+    def test_documented_results_are_returned(self, ansible: Ansible, application: Server, tmp_path: Path) -> None:
+        place = {"name": "kg", "repository": str(tmp_path / "repository"), **application.options}
+        done = ansible.run("ansible-doc", "-j", "embedded.db_backup.nrepl_export")
+        returned = done.json["embedded.db_backup.nrepl_export"]["return"]
+        always: set[str | None] = {None, "success"}
+        for options, when in (["--check"], always), ([], always | {"success, outside of check mode"}):
+            result = ansible.module("nrepl_export", *options, **place, expression="my.app/data", keep_last=2)
+            told = keys_told(returned, when)
+            # Ansible shows it in another way than as a key.
+            told.pop("skipped", None)
+            assert_told(told, {key: result[key] for key in result.keys() - {"changed", "warnings"}}, "nrepl_export")
+
     def test_no_server(self, ansible: Ansible, tmp_path: Path) -> None:
         place = {"name": "kg", "repository": str(tmp_path / "repository"), "socket": str(tmp_path / "none")}
         failed = ansible.failure("nrepl_export", **place, expression="[1]")
@@ -424,7 +445,9 @@ class TestModule:
             {**described, "name": "good", "expression": "my.app/data", "way": "value", "min_records": 5},
             {**described, "name": "bad", "function": "my.app/half!"},
         ]
-        hosts = {"web1": {"ansible_connection": "local", "backup_jobs": jobs}}
+        hosts = {
+            "web1": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "backup_jobs": jobs}
+        }
         (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": hosts}}))
         done = ansible.run("ansible-playbook", "-i", tmp_path / "inventory.yml", "playbooks/backup.yml")
         assert done.code == 2, done

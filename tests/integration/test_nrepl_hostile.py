@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import Interrupted, NoConnectionError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.interrupts import end_work_on_signals
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.address import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.bencode import encode
@@ -45,6 +47,8 @@ port, seconds, code = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 before, begin, told = peak(), time.monotonic(), {}
 try:
     with Client(Address(port=port), Deadline(seconds)) as client:
+        if code == "describe":
+            told["value"] = sorted(client.describe().operations)
         told["value"] = client.evaluate(code * int(sys.argv[4])).only_value()
 except BackupError as error:
     told["error"], told["kind"] = str(error), type(error).__name__
@@ -52,11 +56,11 @@ print(json.dumps({**told, "seconds": time.monotonic() - begin, "memory": peak() 
 """
 
 
-def outcome(play: Play, seconds: float, repeat: int = 1) -> tuple[dict[str, Any], list[Conversation]]:
+def outcome(play: Play, seconds: float, code: str = CODE, repeat: int = 1) -> tuple[dict[str, Any], list[Conversation]]:
     """How a client of its own process fares with this server."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / ".ansible/collections")}
     with fake_server(play) as (port, conversations):
-        command = [sys.executable, "-c", CLIENT, str(port), str(seconds), CODE, str(repeat)]
+        command = [sys.executable, "-c", CLIENT, str(port), str(seconds), code, str(repeat)]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run
     told: dict[str, Any] = json.loads(run.stdout)
@@ -293,6 +297,33 @@ def test_done_twice_is_done() -> None:
     assert told["value"] == "42"
 
 
+def test_a_piece_of_a_value_that_looks_like_tls() -> None:
+    def play(conversation: Conversation) -> None:
+        conversation.give_session()
+        data = encode({"id": "2", "value": "a\x15\x03b", **DONE})
+        cut = data.index(b"\x15")
+        conversation.send(data[:cut])
+        time.sleep(0.3)
+        conversation.send(data[cut:])
+        conversation.hang()
+
+    assert outcome(play, PATIENCE)[0]["value"] == "a\x15\x03b"
+
+
+@pytest.mark.parametrize("field", ["ops", "versions"])
+def test_descriptions_for_ever(field: str) -> None:
+    def play(conversation: Conversation) -> None:
+        conversation.give_session()
+        for number in itertools.count():
+            names = (f"{number}-{at}" for at in range(4000))
+            entries = {name: {"version-string": "1" * 100} if field == "versions" else {} for name in names}
+            conversation.tell(**{field: entries})
+
+    told, _conversations = outcome(play, 5, code="describe")
+    assert told["error"].startswith("the description at 127.0.0.1:")
+    assert "the 5 seconds for it are over" in told["error"]
+
+
 def test_output_without_an_end_does_not_hide_a_value() -> None:
     def play(conversation: Conversation) -> None:
         conversation.give_session()
@@ -403,6 +434,35 @@ def test_half_of_the_code_is_never_made_whole_by_other_words() -> None:
     assert len(rest[0]) < 8_000_000
     assert b"close" not in rest[0]
     assert [request["op"] for request in conversations[1].heard] == ["interrupt", "close"]
+
+
+def test_names_that_are_looked_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+
+    def look_up(*_arguments: Any, **_options: Any) -> None:
+        is_over.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    begin = time.monotonic()
+    with pytest.raises(NoConnectionError, match=r"the 0\.5 seconds for it are over"):
+        Client(Address(host="slow.example.com", port=1), Deadline(0.5)).__enter__()
+    assert time.monotonic() - begin < 30
+    is_over.set()
+
+
+def test_every_address_of_a_host_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(_host: str, port: int, **_options: Any) -> list[tuple[Any, ...]]:
+        # Nobody listens at the first, and at the second nobody can.
+        return [(socket.AF_INET, 0, 0, "", (host, port)) for host in ("127.0.0.2", "255.255.255.255", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with fake_server(answers(VALUE, DONE)) as (port, _conversations):
+        with Client(Address(host="app.example.com", port=port), Deadline(PATIENCE)) as client:
+            assert client.evaluate(CODE).only_value() == "42"
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: [])
+        with pytest.raises(NoConnectionError, match=r"the host app\.example\.com has no address"):
+            Client(Address(host="app.example.com", port=port), Deadline(PATIENCE)).__enter__()
 
 
 def test_a_port_that_nobody_answers_on() -> None:

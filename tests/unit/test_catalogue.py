@@ -222,7 +222,7 @@ def test_a_disk_that_fails_for_a_moment_leaves_no_trace(job: JobDirectory, monke
     def fail(self: PublishedBackup) -> Any:
         raise CorruptError(f"backup {self.id}: manifest.json cannot be opened: Input/output error")
 
-    job.forget_catalogue()
+    file_of(job).unlink(missing_ok=True)
     with monkeypatch.context() as patch:
         patch.setattr(PublishedBackup, "manifest", fail)
         job.keep_catalogue()
@@ -399,6 +399,22 @@ def test_rot_that_the_catalogue_does_not_show_is_found_before_anything_is_remove
     assert ids(job) == before
     assert not made.remove
     assert "are damaged" in made.warnings[0]
+
+
+def test_a_prune_reads_what_goes_and_the_newest_that_stay(
+    job: JobDirectory, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands that stay are as the catalogue has them."""
+    monkeypatch.setattr(prune, "_READ_AGAIN", 1)
+    job.keep_catalogue()
+    reads.clear()
+    before = ids(job)
+    assert len(prune.prune(job, Policy(keep_last=len(before) - 1)).remove) == 1
+    assert sorted(reads) == sorted([before[0], before[-1]])
+    reads.clear()
+    # What is left is written down.
+    assert [entry.id for entry in job.catalogue()] == before[:-1]
+    assert reads == []
 
 
 def test_a_prune_with_nothing_to_remove_reads_no_manifest(job: JobDirectory, reads: list[str]) -> None:

@@ -88,7 +88,8 @@ def test_exit_codes_and_one_sentence(command: Command, code: int, arguments: lis
 
 def test_what_a_person_reads(command: Command, tmp_path: Path) -> None:
     assert command("list").stdout == "no backups\n"
-    assert command("status").stdout == "no jobs\n"
+    assert "there was no run yet" not in command("status").stdout
+    assert command("status").stdout.splitlines()[1].split()[:3] == ["kg", "new", "0"]
     assert "would back up" in command("run", "kg", "--dry-run").stdout
     done = command("run", "kg")
     (backup_id,) = command.backups("kg")
@@ -222,5 +223,7 @@ def test_list_keeps_the_catalogue(command: Command) -> None:
 def test_json_of_status_is_whole(command: Command) -> None:
     command.ok("run", "kg")
     (job,) = command.ok("status")
-    assert job == command.ok("list", "kg")[0] | {"backups": job["backups"]}
+    assert job["health"] == {"good": True, "status": "ok", "reason": None}
+    told = {"health": job["health"], "schedule": "daily", "max_age_hours": None}
+    assert job == command.ok("list", "kg")[0] | {"backups": job["backups"], **told}
     assert json.dumps(job)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Child, Report
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite import blocks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite.copies import merge_wal
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite.live import LiveDatabase
 from ansible_collections.embedded.db_backup.tests.tools import process
@@ -25,6 +26,16 @@ import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
 connection.execute("UPDATE rows SET number = number + 1")
 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+"""
+WRITE_WITH_PATIENCE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+connection.execute("UPDATE rows SET number = number + 1")
+"""
+READ = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+connection.execute("SELECT sum(number) FROM rows").fetchall()
 """
 HOLD = """
 import sqlite3, sys
@@ -107,6 +118,33 @@ def test_a_copy_is_of_the_moment_of_the_lock(database: Path, tmp_path: Path, ste
     assert number_of(database) == 1
 
 
+def test_readers_never_wait(database: Path, tmp_path: Path) -> None:
+    """Not even for an instant: they have no patience."""
+
+    def between(step: str) -> None:
+        assert other_process(READ, database) == 0, step
+
+    copy(database, tmp_path / "copy", between)
+
+
+def test_a_writer_waits_for_the_lock_alone(database: Path, tmp_path: Path) -> None:
+    """It comes while others are kept out, and goes on as soon as they are not any more."""
+    writers: list[subprocess.Popen[bytes]] = []
+
+    def between(step: str) -> None:
+        if step == "locked":
+            writers.append(subprocess.Popen([sys.executable, "-c", WRITE_WITH_PATIENCE, str(database)]))
+        elif step == "completed":
+            assert writers[0].poll() is None
+        elif step == "unlocked":
+            # What is left of the copy needs no lock.
+            assert writers[0].wait(60) == 0
+
+    copy(database, tmp_path / "copy", between)
+    assert number_of(database) == 1
+    assert number_of(tmp_path / "copy") == 0
+
+
 @pytest.mark.parametrize("step", ["locked", "completed"])
 def test_nobody_writes_under_the_lock(database: Path, tmp_path: Path, step: str) -> None:
     def between(done: str) -> None:
@@ -138,6 +176,52 @@ def test_a_change_of_the_journal_mode_is_noticed(database: Path, tmp_path: Path)
 
     with pytest.raises(SourceError, match="was changed while it was copied"):
         copy(database, tmp_path / "copy", between)
+
+
+@pytest.mark.parametrize("database", ["wal"], indirect=True)
+def test_a_wal_that_begins_anew_while_it_is_copied(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cannot write here keeps no writer out. The first transactions of the old WAL alone would spoil the copy."""
+    statements = ["UPDATE rows SET number = 5 WHERE rowid <= 500", "UPDATE rows SET number = 7"]
+    target, writes = tmp_path / "copy", []
+    honest = blocks._write
+
+    def work(report: Report) -> None:
+        os.chdir(database.parent)
+        data, wal = (os.open(f"{target}{suffix}", os.O_RDWR | os.O_CREAT) for suffix in ("", "-wal"))
+        live = LiveDatabase(database.name, "it", report)
+        live._writable = False
+
+        def write(descriptor: int, content: memoryview, offset: int) -> None:
+            honest(descriptor, content, offset)
+            writes.append(descriptor)
+            if writes.count(wal) == 1 and descriptor == wal:
+                assert other_process(execute("UPDATE rows SET number = 8"), database) == 0
+
+        monkeypatch.setattr(blocks, "_write", write)
+        live.prepare(data)
+        with live.locked(5):
+            live.complete(wal)
+        live.finish(data)
+        assert writes.count(wal) > 2
+
+    with process([sys.executable, "-c", HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        for statement in [*statements, "PRAGMA wal_checkpoint(FULL)"]:
+            assert other_process(execute(statement), database) == 0
+        assert os.stat(f"{database}-wal").st_size > blocks.BUFFER
+        with Child(work, what="the copy", timeout=60) as child:
+            child.result()
+    merge_wal(target)
+    assert number_of(target) in (7, 8)
+
+
+def execute(statement: str) -> str:
+    """A program that does so, and leaves the WAL as it is."""
+    connect = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)"
+    return f"{connect}; c.execute('PRAGMA wal_autocheckpoint = 0'); c.execute('{statement}')"
 
 
 @pytest.mark.parametrize("database", ["wal"], indirect=True)

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dbbackup {VERSION}")
     _add_common(parser)
-    parser.set_defaults(jobs_directory=jobs.DEFAULT_DIRECTORY)
+    parser.set_defaults(jobs_directory=jobs.default_directory())
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     _add_common(common)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add_for_job("run", "backups.run", "back up now, as the job's file says")
     run.add_argument("--force", action="store_true", help="whatever min_age_hours and skip_unchanged say")
+    run.add_argument("--unattended", action="store_true", help="wait for the server, and try again when it fails")
     _dry_run(run)
+    alert = add_for_job("alert", "backups.alert", "call the programs of on_failure")
+    alert.add_argument("--drill", action="store_true", help="for a drill that failed, not a run")
     add_for_jobs("list", "listing.list_backups", "list backups")
     add_for_jobs("status", "listing.status", "tell how jobs fared")
     verify = add_for_job("verify", "trials.verify", "read a backup and open it")
@@ -93,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     look = add_for_job("check", "trials.check", "tell whether a job could run and how its backups are")
     look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
     _drill_options(add_for_job("drill", "trials.drill", "restore a backup aside and open it with the real engine"))
-    _restore_options(add_for_job("restore", "restores.restore", "restore a backup"))
+    _restore_options(add_for_job("restore", "restoring.restore", "restore a backup"))
     _adopt_options(add("adopt", "adoption.adopt", "take backup files of other tools into the repository"))
     _prune_options(add_for_jobs("prune", "retention.prune", "remove backups that need not be kept"))
     protect = add_for_job("protect", "retention.protect", "keep a backup whatever the policy says")
@@ -141,16 +144,32 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
         "--at", metavar="TIME", help="the state of this time, as '2026-11-21 01:30', as far as backups have it"
     )
     parser.add_argument("--position", type=int, help="the state of this position, as a backup has it")
+    parser.add_argument("--latest", action="store_true", help="the newest good one, without a question")
+    parser.add_argument("--yes", action="store_true", help="the same as --force: replace what is there, ask nothing")
+    parser.add_argument("--ask", action="store_true", help="fail where nobody can be asked, unless told --yes")
     parser.add_argument("--dest", type=Path, metavar="PATH", help="default: where it came from")
     parser.add_argument("--force", action="store_true", help="replace what is there, which is kept aside")
     parser.add_argument("--owner", help="user of the restored files")
     parser.add_argument("--group", help="group of the restored files")
     parser.add_argument("--mode", type=_octal, help="mode of the restored database files, octal")
     parser.add_argument("--container", help="stop it while its files are exchanged, and start it again")
+    parser.add_argument("--service", help="the same with a service of systemd")
     _docker_host(parser)
     parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
     _timeout(parser)
     _dry_run(parser)
+    group = parser.add_argument_group("load an export back into a running application, not into files")
+    group.add_argument("--connection", metavar="NAME", help="the var with the connection, as my.app/conn")
+    group.add_argument(
+        "--import-function", metavar="NAME", help="instead, the function to call with the path of a file"
+    )
+    text = "for all of it, default: %(default)s"
+    group.add_argument("--load-timeout", type=int, metavar="SECONDS", default=3600, help=text)
+    _server_options(parser)
+    group = parser.add_argument_group("restore an export from a table beside the repository")
+    group.add_argument("--from-sqlite", metavar="FILE")
+    group.add_argument("--from-postgresql", metavar="CONNECTION", help="without a password, as service=name")
+    group.add_argument("--table", metavar="NAME", default="db_backup", help="default: %(default)s")
 
 
 def _adopt_options(parser: argparse.ArgumentParser) -> None:
@@ -187,7 +206,7 @@ def _dry_run(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     """What can be said before the command and after it; there it has no default, which would undo what was said."""
     parser.add_argument("--repository", metavar="DIRECTORY", help="where the backups are")
-    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.DEFAULT_DIRECTORY}")
+    parser.add_argument("--jobs-directory", metavar="DIRECTORY", type=Path, help=f"default: {jobs.default_directory()}")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -79,6 +79,18 @@ def naming(path: os.PathLike[str]) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
+@contextlib.contextmanager
+def naming_behind(anchor: os.PathLike[str], path: os.PathLike[str]) -> Iterator[None]:
+    """Have errors of calls on paths that begin with the anchor tell the path that it stands for."""
+    try:
+        yield
+    except OSError as error:
+        known = os.fsdecode(error.filename) if error.filename is not None else ""
+        if not known.startswith(os.fspath(anchor)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path) + known[len(os.fspath(anchor)) :]) from error
+
+
 def sentence(error: OSError) -> str:
     """An error of the system for the user."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -17,6 +17,7 @@ from .errors import DESCRIPTORS, BackupError, CorruptError, UsageError, naming
 
 JOB_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _LONGEST_JOB_NAME = 100
+_ANCHOR = re.compile(re.escape(DESCRIPTORS) + "[0-9]+")
 _NO_OWNER = (1 << 32) - 1
 
 
@@ -143,10 +144,16 @@ def make_directory(path: Path) -> int:
     return descriptor
 
 
+def open_no_link(path: Path) -> int:
+    """Open a directory that is no link, or once more one that is open, by its anchor. Raises OSError."""
+    follow = 0 if _ANCHOR.fullmatch(str(path)) else os.O_NOFOLLOW
+    return os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow)
+
+
 @contextlib.contextmanager
 def opened_directory(path: Path) -> Iterator[int]:
-    """A directory that is no link, opened. Raises OSError."""
-    descriptor = os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """The same until it is left."""
+    descriptor = open_no_link(path)
     try:
         yield descriptor
     finally:

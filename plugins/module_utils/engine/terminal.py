@@ -30,6 +30,13 @@ def say(text: str) -> None:
         raise OSError(error.errno, f"cannot write to standard output: {error.strerror}") from error
 
 
+def ask(question: str) -> str:
+    """What the person at the terminal answers, without blanks around it; nothing at the end of the input."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip()
+
+
 class ProgressBar:
     """Counts the bytes it is called with; shown on a terminal only, and wiped at the end."""
 

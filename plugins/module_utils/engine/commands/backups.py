@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The command that makes backups: run."""
+"""Commands that make backups: run, alert."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import dataclasses
 
 from .. import jobs
 from ..operations import backup
+from ..operations import run as running
 from ..tables import size_in_words
 from ..terminal import ProgressBar
 from .common import Told, warning_lines
@@ -22,8 +23,15 @@ def run(options: argparse.Namespace) -> Told:
     if options.force:
         job = dataclasses.replace(job, settings=dataclasses.replace(job.settings, force=True))
     with ProgressBar("verifying", options.quiet) as progress:
-        outcome = backup.predict(job) if options.dry_run else backup.back_up(job, progress)
+        outcome = backup.predict(job) if options.dry_run else running.run(job, progress, options.unattended)
     return Told(outcome.to_json(), _run_text(outcome, options))
+
+
+def alert(options: argparse.Namespace) -> Told:
+    """Call the programs that are to know of a failure."""
+    job = jobs.load(options.jobs_directory, options.job, options.repository)
+    called = running.alert(job, options.drill)
+    return Told({"called": called}, f"{options.job}: {'told of its failure' if called else 'nobody is to be told'}")
 
 
 def _run_text(outcome: backup.Outcome, options: argparse.Namespace) -> str:

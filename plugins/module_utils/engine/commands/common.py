@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from typing import Any, List, Optional
+import datetime
+import re
+from typing import Any, ContextManager, List, Optional
 
-from .. import jobs
-from ..errors import BackupError
-from ..repository.repository import Repository
+from .. import jobs, times
+from ..errors import UsageError
+from ..repository.repository import JobDirectory, Repository
 from ..tables import printable
+
+_PASSWORD = re.compile(r"password\s*=|://[^@/?]*:[^/?]*@", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +41,37 @@ def repositories_of(options: argparse.Namespace) -> List[Repository]:
     """The one named or that of the job named; else those of all job files and the default one."""
     if options.repository or options.job:
         return [repository_of(options)]
-    paths = {jobs.repository_at(None).path}
-    for name in jobs.names(options.jobs_directory):
-        # A file that is not valid must not hide the backups of the others.
-        with contextlib.suppress(BackupError):
-            paths.add(jobs.repository_at(jobs.load(options.jobs_directory, name).settings.repository).path)
-    return [Repository(path) for path in sorted(paths)]
+    return jobs.repositories(options.jobs_directory)
 
 
 def warning_lines(warnings: List[str]) -> List[str]:
     """A line for each."""
     return [f"warning: {printable(warning)}" for warning in warnings]
+
+
+def job_with_backup(options: argparse.Namespace) -> ContextManager[JobDirectory]:
+    """The job in the repository, or one that has but the backup which the options name a store for.
+
+    Raises UsageError for a password, which everybody can read in the list of processes.
+    """
+    job = repository_of(options).job(options.job)
+    if options.from_sqlite is None and options.from_postgresql is None:
+        return contextlib.nullcontext(job)
+    from ..operations.fetch import fetched  # noqa: PLC0415 - restores from the repository do not need its code
+    from ..stores.table import Store  # noqa: PLC0415
+
+    if options.from_postgresql is not None and _PASSWORD.search(options.from_postgresql):
+        raise UsageError("a password does not belong on a command line; use service=name or a password file")
+    store = Store(options.from_sqlite, options.from_postgresql, options.table)
+    return fetched(store, job.name, options.id)
+
+
+def time_of(options: argparse.Namespace) -> Optional[datetime.datetime]:
+    """The time at which a restored state was the last one.
+
+    Raises UsageError.
+    """
+    try:
+        return times.from_person(options.at) if options.at else None
+    except ValueError as error:
+        raise UsageError(f"--at: {error}") from None

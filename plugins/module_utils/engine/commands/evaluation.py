@@ -23,7 +23,7 @@ _LONGEST_CODE = 16 << 20
 
 def evaluate(options: argparse.Namespace) -> Told:
     """Evaluate the code; the text is what it printed to out, and its value."""
-    evaluated = ask(Request(_address(options), _code(options.code), options.ns, options.timeout))
+    evaluated = ask(Request(address_of(options), _code(options.code), options.ns, options.timeout))
     told = evaluated.to_json()
     if evaluated.problem is not None:
         told["error"] = evaluated.problem
@@ -34,7 +34,7 @@ def evaluate(options: argparse.Namespace) -> Told:
     return Told(told, _shown(text, sys.stdout.isatty()), evaluated.problem)
 
 
-def _address(options: argparse.Namespace) -> Address:
+def address_of(options: argparse.Namespace) -> Address:
     """The one that is given; else the port that a server has written to the working directory."""
     address = Address(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Address)})
     if address.port is None and address.socket is None and address.port_file is None:

@@ -7,14 +7,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Tuple, Union
 
 from .. import jobs, times
 from ..errors import BackupError
+from ..operations.health import overview
 from ..operations.inform import BackupInfo, inform
 from ..repository.retention import Policy
-from ..repository.state import Verification
-from ..tables import ratio_in_words, size_in_words, table
+from ..repository.state import Attempt, Verification
+from ..tables import printable, ratio_in_words, size_in_words, table
 from .common import Told, repositories_of, warning_lines
 from .retention import policy_of
 
@@ -22,7 +23,7 @@ _LIST = [
     *("JOB", "ID", "TYPE", "AGE", "SIZE", "STORED", "RATIO"),
     *("STATUS", "VERIFIED", "DRILLED", "PROTECTED", "KEPT BECAUSE"),
 ]
-_STATUS = ["JOB", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VERIFY", "LAST DRILL"]
+_STATUS = ["JOB", "HEALTH", "BACKUPS", "STORED", "LAST ATTEMPT", "LAST SUCCESS", "LAST VERIFY", "PROVEN RESTORABLE"]
 
 
 def list_backups(options: argparse.Namespace) -> Told:
@@ -40,14 +41,21 @@ def list_backups(options: argparse.Namespace) -> Told:
 
 
 def status(options: argparse.Namespace) -> Told:
-    """How the jobs fared."""
-    found = [job for one in repositories_of(options) for job in inform(one, options.job)]
+    """How the jobs fared, and whether somebody has to look after one."""
+    found = overview(options.jobs_directory, repositories_of(options), options.job)
     rows = []
-    for job in found:
-        moments = [job.last_attempt, job.last_success, job.last_verify, job.last_drill]
-        told = [f"{moment.status} {moment.at[:16]}" if moment else "never" for moment in moments]
-        rows.append([job.name, str(job.count), size_in_words(job.repo_size), *told])
-    return Told([job.to_json() for job in found], table(_STATUS, rows) if rows else "no jobs")
+    for one in found:
+        job = one.info
+        told = [_moment(moment) for moment in (job.last_attempt, job.last_success, job.last_verify)]
+        proven = job.proven_restorable.at[:16] if job.proven_restorable else "never"
+        rows.append([job.name, one.health.status, str(job.count), size_in_words(job.repo_size), *told, proven])
+    ill = [one for one in found if not one.health.good]
+    lines = [table(_STATUS, rows) if rows else "no jobs"]
+    lines += [
+        printable(f"{one.info.name}: {one.health.status}: {one.health.reason or 'no reason is known'}") for one in ill
+    ]
+    named = ", ".join(f"{one.info.name} ({one.health.status})" for one in ill)
+    return Told([one.to_json() for one in found], "\n".join(lines), f"not well: {named}" if ill else None)
 
 
 def _row(job: str, backup: BackupInfo) -> List[str]:
@@ -71,8 +79,8 @@ def _row(job: str, backup: BackupInfo) -> List[str]:
     ]
 
 
-def _moment(verification: Optional[Verification]) -> str:
-    return f"{verification.status} {verification.at[:16]}" if verification else "never"
+def _moment(moment: Union[Attempt, Verification, None]) -> str:
+    return f"{moment.status} {moment.at[:16]}" if moment else "never"
 
 
 def _policies(options: argparse.Namespace) -> Tuple[Dict[str, Policy], List[str]]:

@@ -45,5 +45,6 @@ def drill(options: argparse.Namespace) -> Told:
     tools = jobs.load(options.jobs_directory, options.job).source.tools(told) if known else told
     with ProgressBar("restoring", options.quiet) as progress:
         result = drilling.drill(repository_of(options).job(options.job), options.id, tools, progress)
-    lines = [f"{options.job}: {result.path}: drill passed", *(f"  {sentence}" for sentence in result.proven)]
+    lines = warning_lines(result.warnings)
+    lines += [f"{options.job}: {result.path}: drill passed", *(f"  {sentence}" for sentence in result.proven)]
     return Told(result.to_json(), "\n".join(lines))

@@ -141,12 +141,13 @@ class Daemon:
     ) -> Container:
         """A new container of an image with a directory of this host, as this user.
 
-        Its port is published to a free one of the loopback interface. Raises SourceError when the image is not there:
-        nothing is pulled.
+        Its port is published to a free one of the loopback interface. Raises SourceError when the image is not there,
+        as nothing is pulled, or the directory, as for an engine with other files than this host.
         """
         with self._errors():
             host = self._client.create_host_config(
-                binds=[f"{directory}:{place}" for place in at],
+                # Unlike binds, they are refused where the engine does not see the directory.
+                mounts=[self._library.types.Mount(place, str(directory), type="bind") for place in at],
                 network_mode=network,
                 port_bindings={port: ("127.0.0.1",)},
                 cap_drop=["ALL"],

@@ -33,7 +33,8 @@ _ROOT = PurePosixPath("/")
 class ContainerFacts:
     """What a manifest tells of a container: names of its environment variables, never their values.
 
-    way is volume, merged, process or archive; found_by tells how its directory was found.
+    way is volume, merged, process or archive; found_by tells how its directory was found; paused_ms for how many
+    milliseconds the container was paused, None where nobody had to.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ContainerFacts:
     directory: str
     way: str
     found_by: str
+    paused_ms: Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,15 @@ class Candidate(NamedTuple):
 
     directory: PurePosixPath
     found_by: str
+
+
+class _Reached(NamedTuple):
+    """A way to a directory, and for how many milliseconds it had the container paused."""
+
+    way: str
+    place: Optional[Place] = None
+    surroundings: Optional[Place] = None
+    paused_ms: Optional[int] = None
 
 
 class Look:
@@ -128,12 +139,12 @@ def locate(
         candidate = _asked_for(path) if path else _found(look, file_name, guess)
         if not look.exists(candidate.directory / file_name):
             raise SourceError(f"there is no {candidate.directory / file_name} in container {found.name}")
-        way, place, surroundings = stack.enter_context(
+        reached = stack.enter_context(
             _by_archive(_Fetch(daemon, found, scratch, include, pause_limit), candidate.directory)
             if root is None
             else _by_host(look, root, candidate.directory)
         )
-        yield Located(place, surroundings, _facts(found, candidate, way), _warnings(found))
+        yield Located(reached.place, reached.surroundings, _facts(found, candidate, reached), _warnings(found))
         # Whatever was copied of a container that died meanwhile may be half of what it was about to write.
         if not found.is_same_run(daemon.look(found.id)):
             raise SourceError(f"container {found.name} ended while it was backed up; start it and run the backup again")
@@ -192,7 +203,7 @@ def _found(look: Look, file_name: str, guess: Optional[Guess]) -> Candidate:
     raise SourceError(f"no {file_name} was found in container {name}, looked in {tried}; tell where with path")
 
 
-def _facts(container: Container, candidate: Candidate, way: str) -> ContainerFacts:
+def _facts(container: Container, candidate: Candidate, reached: _Reached) -> ContainerFacts:
     return ContainerFacts(
         name=container.name,
         id=container.id,
@@ -200,16 +211,14 @@ def _facts(container: Container, candidate: Candidate, way: str) -> ContainerFac
         image_id=container.image_id,
         environment=sorted(container.environment),
         directory=str(candidate.directory),
-        way=way,
+        way=reached.way,
         found_by=candidate.found_by,
+        paused_ms=reached.paused_ms,
     )
 
 
 def _warnings(container: Container) -> List[str]:
     return [f"container {container.name} is paused and was left so"] if container.is_paused else []
-
-
-_Reached = Tuple[str, Optional[Place], Optional[Place]]
 
 
 @contextlib.contextmanager
@@ -221,9 +230,9 @@ def _by_host(look: Look, root: int, directory: PurePosixPath) -> Iterator[_Reach
             with contextlib.ExitStack() as stack:
                 opened = stack.enter_context(_opened(source))
                 if opened is not None and _is_same(opened, path, wanted.identity):
-                    yield way, Place(Path(path), root=_path_of(opened)), surroundings
+                    yield _Reached(way, Place(Path(path), root=_path_of(opened)), surroundings)
                     return
-        yield "process", Place(Path(wanted.path), root=_path_of(root)), surroundings
+        yield _Reached("process", Place(Path(wanted.path), root=_path_of(root)), surroundings)
 
 
 def _sources(container: Container, directory: PurePosixPath) -> Iterator[Tuple[str, Path, PurePosixPath]]:
@@ -281,17 +290,17 @@ class _Fetch:
 @contextlib.contextmanager
 def _by_archive(fetch: _Fetch, directory: PurePosixPath) -> Iterator[_Reached]:
     if not fetch.scratch:
-        yield "archive", None, None
+        yield _Reached("archive")
         return
     with tempfile.TemporaryDirectory(dir=fetch.scratch) as private:
         target, around = Path(private, "directory"), Path(private, "surroundings")
         for made in (target, around):
             made.mkdir(mode=0o700)
-        with paused(fetch.daemon, fetch.container, fetch.pause_limit) as deadline:
+        with paused(fetch.daemon, fetch.container, fetch.pause_limit) as pause:
             # The dot has the engine follow a link at the end of the path.
-            fetch.unpack(f"{directory}/.", target, deadline)
+            fetch.unpack(f"{directory}/.", target, pause.deadline)
         for path in fetch.include:
             parent = around / PurePosixPath(path).parent.relative_to(_ROOT)
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fetch.unpack(path, parent)
-        yield "archive", Place(target), Place(around)
+        yield _Reached("archive", Place(target), Place(around), pause.milliseconds)

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from typing import Iterator
+from typing import Iterator, Optional
 
 from ..errors import SourceError
 from ..interrupts import held_back
@@ -21,15 +22,26 @@ from .watchdog import Watchdog
 _SETTLED_SECONDS = 5.0
 
 
+@dataclasses.dataclass
+class Pause:
+    """deadline is the time.monotonic() at which the container goes on at the latest.
+
+    milliseconds is how long it was paused, known afterwards; None when it was so before and stayed so.
+    """
+
+    deadline: float
+    milliseconds: Optional[int] = None
+
+
 @contextlib.contextmanager
-def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[float]:
-    """Pause the container for at most limit seconds; yields the time.monotonic() at which it goes on at the latest.
+def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[Pause]:
+    """Pause the container for at most limit seconds.
 
     One that was paused before stays so. Raises SourceError when the limit was reached: what was read is worthless then.
     """
-    deadline = time.monotonic() + limit
+    pause = Pause(time.monotonic() + limit)
     if container.is_paused:
-        yield deadline
+        yield pause
         return
     watchdog = Watchdog(
         daemon.docker_host,
@@ -39,14 +51,16 @@ def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[float
         settle_seconds=_SETTLED_SECONDS,
     )
     with Guard(watchdog.connect, watchdog.undo, limit) as guard:
-        deadline = time.monotonic() + limit
+        begun = time.monotonic()
+        pause.deadline = begun + limit
         try:
             daemon.pause(container)
-            yield deadline
+            yield pause
         finally:
             with held_back():
-                in_time = time.monotonic() < deadline
+                in_time = time.monotonic() < pause.deadline
                 _unpause(daemon, container)
+                pause.milliseconds = round((time.monotonic() - begun) * 1000)
                 guard.release()
     if not in_time:
         raise SourceError(f"container {container.name} could be paused for {limit:g} seconds only, which was too short")

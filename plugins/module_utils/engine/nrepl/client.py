@@ -94,10 +94,8 @@ class Client:
         operations: FrozenSet[str] = frozenset()
         with self._explained("the description"):
             for message in self._ask({"op": "describe"}):
-                versions.update(_versions(message.value("versions")))
-                known = message.value("ops")
-                if isinstance(known, dict):
-                    operations |= frozenset(name.decode(errors="replace") for name in known)
+                versions = _versions(message.value("versions")) or versions
+                operations = _names(message.value("ops")) or operations
         return Description(versions, operations)
 
     def _ask(self, request: Dict[str, str]) -> Iterator[Message]:
@@ -129,7 +127,7 @@ class Client:
             data = self._connection.receive(deadline)
             if not data:
                 raise EOFError
-            if data.startswith(_TLS_ALERT):
+            if self._session is None and data.startswith(_TLS_ALERT):
                 raise ProtocolError("it wants TLS, for which tls_keys is needed")
             self._received.extend(self._decoder.feed(data))
         return Message(self._received.popleft())
@@ -205,6 +203,10 @@ def check_text(name: str, text: str) -> str:
     except UnicodeEncodeError:
         raise UsageError(f"{name} is not a text in UTF-8") from None
     return text
+
+
+def _names(told: Optional[Value]) -> FrozenSet[str]:
+    return frozenset(name.decode(errors="replace") for name in (told if isinstance(told, dict) else {}))
 
 
 def _versions(told: Optional[Value]) -> Dict[str, str]:

@@ -23,6 +23,7 @@ from ..repository.manifest import Manifest
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Policy
+from ..routine import Routine
 from ..sources.file import kinds
 from ..sources.file.moments import Moment, moment_of
 from ..sources.file.source import FileSource
@@ -188,7 +189,7 @@ def _known(directory: JobDirectory) -> Dict[Tuple[str, int, int], str]:
 def _make(directory: JobDirectory, file: _Found, source: FileSource, moment: Moment, progress: Progress) -> Manifest:
     wanted = "none" if source.kind == kinds.ARCHIVE else "zstd"
     settings = Settings(directory.name, FileSource.type, str(directory.path.parent), wanted)
-    job = Job(settings, Policy(), source, codecs.choose(wanted), _TIMEOUT)
+    job = Job(settings, Policy(), Routine(), source, codecs.choose(wanted), _TIMEOUT)
     annotation = {
         "adopted_from": str(file.path),
         "adopted_at": times.to_rfc3339(times.now()),

@@ -14,10 +14,11 @@ import platform
 import shlex
 import socket
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .. import VERSION, times
 from ..errors import BackupError, sentence
+from ..interrupts import work_goes_on
 from ..jobs import Job
 from ..repository.chain import Chain
 from ..repository.manifest import INCREMENT, UNKNOWN, Check, FileRecord, Host, Kind, Manifest, Named, Origin, Summary
@@ -31,13 +32,15 @@ from .progress import Progress, silent
 from .proof import corruption_in, prove
 from .prune import Plan, prune
 from .prune import plan as plan_to_prune
+from .store import put_into
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run did. Without changed, reason says why; path is that of the backup, also when only predicted.
 
-    pruned tells what became of all backups of the job afterwards, where a policy says what to keep.
+    pruned tells what became of all backups of the job afterwards, where a policy says what to keep; also_in names the
+    stores that have it too.
     """
 
     changed: bool
@@ -47,6 +50,7 @@ class Outcome:
     reason: Optional[str] = None
     pruned: Optional[Plan] = None
     warnings: List[str] = dataclasses.field(default_factory=list)
+    also_in: List[str] = dataclasses.field(default_factory=list)
 
     @property
     def skipped(self) -> bool:
@@ -62,24 +66,25 @@ class Outcome:
             "path": str(self.path),
             "backup": self.backup,
             "pruned": self.pruned.to_json() if self.pruned else None,
+            **({"also_in": self.also_in} if self.also_in else {}),
             "warnings": self.warnings,
         }
 
 
-def back_up(job: Job, progress: Progress = silent) -> Outcome:
-    """Run the job now.
+def back_up(job: Job, progress: Progress = silent, prepare: Callable[[], None] = lambda: None) -> Outcome:
+    """Run the job now. prepare is called first, when no other run of the job can come between.
 
-    Raises BackupError; then nothing is published and nothing is left behind.
+    Raises BackupError, also that of prepare; then nothing is published and nothing is left behind.
     """
-    directory = job.directory
-    directory.create()
-    with directory.lock():
+    job.directory.create()
+    with job.directory.held() as directory, directory.lock():
         # First of all, as they may be what fills the disk.
         leftovers = directory.remove_leftovers()
         attempt = Attempt(times.to_rfc3339(times.now()), "running")
         with directory.changed_state() as state:
             state.last_attempt = attempt
         try:
+            prepare()
             outcome = _run(job, directory, attempt, progress)
         except BaseException as error:
             attempt.status, attempt.message = "failed", str(error) or type(error).__name__
@@ -88,7 +93,7 @@ def back_up(job: Job, progress: Progress = silent) -> Outcome:
                 state.last_attempt = attempt
             raise
         outcome = dataclasses.replace(outcome, warnings=[*leftovers, *outcome.warnings])
-        return _pruned(job, _concluded(directory, attempt, outcome))
+        return _stored(job, attempt, _pruned(job, directory, _concluded(directory, attempt, outcome)))
 
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:
@@ -102,7 +107,7 @@ def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress
     started = times.now()
     chain = latest if latest and _may_build_on(latest, job, inspection) else None
     held = chain.in_use() if chain else contextlib.nullcontext()
-    with held, directory.staging(started, job.compression) as staging:
+    with held, directory.staging(started, job.compression, job.settings.verify) as staging:
         attempt.id = staging.id
         backup, manifest, warnings = make(job, staging, started, progress, chain=chain)
     attempt.status = "succeeded"
@@ -124,17 +129,34 @@ def _concluded(directory: JobDirectory, attempt: Attempt, outcome: Outcome) -> O
     return outcome
 
 
-def _pruned(job: Job, outcome: Outcome) -> Outcome:
+def _pruned(job: Job, directory: JobDirectory, outcome: Outcome) -> Outcome:
     """Prune after a success. The backup is published: that older ones could not be removed is but a warning."""
     if not outcome.changed or job.retention.is_empty():
         return outcome
     try:
-        plan = prune(job.directory, job.retention)
+        plan = prune(directory, job.retention)
     except (BackupError, OSError) as error:
         told = sentence(error) if isinstance(error, OSError) else str(error)
         return dataclasses.replace(outcome, warnings=[*outcome.warnings, f"backups were not pruned: {told}"])
     # Both met the same leftovers.
     return dataclasses.replace(outcome, pruned=plan, warnings=list(dict.fromkeys(outcome.warnings + plan.warnings)))
+
+
+def _stored(job: Job, attempt: Attempt, outcome: Outcome) -> Outcome:
+    """The backup stays published, whatever becomes of it in the stores."""
+    if not outcome.changed or not job.also_to:
+        return outcome
+    # What was published cannot be undone by a signal, but this can be left.
+    work_goes_on()
+    try:
+        backup = PublishedBackup(outcome.path)
+        stored = put_into(job.also_to, backup, backup.manifest(), job.timeout)
+    except BaseException as error:
+        attempt.status, attempt.message = "failed", str(error) or type(error).__name__
+        with contextlib.suppress(OSError), job.directory.changed_state() as state:
+            state.last_attempt = attempt
+        raise
+    return dataclasses.replace(outcome, also_in=stored)
 
 
 def remember_proof(state: State, manifest: Dict[str, Any]) -> None:
@@ -223,7 +245,9 @@ def make(
 
 def _read_back(job: Job, staging: Staging, capture: Capture, progress: Progress) -> Origin:
     what = f"the copy of {capture.origin.path} is not sound and was not published"
-    with job.directory.scratch() as scratch, corruption_in(what):
+    # What was opened as it was captured need not be unpacked: its hashes tell that it is the same.
+    place = contextlib.nullcontext() if capture.opened else job.directory.scratch()
+    with place as scratch, corruption_in(what):
         return prove(
             PublishedBackup(staging.path),
             records=staging.records,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from .. import times
-from ..containers import heartbeat
+from ..containers import readiness
 from ..containers.container import Address, Container
 from ..containers.daemon import Daemon
 from ..errors import BackupError, sentence
@@ -22,6 +22,7 @@ from ..repository.manifest import Manifest
 from ..repository.repository import JobDirectory
 from ..sources.base import Inspection
 from ..tables import size_in_words
+from . import exchanges
 from .inform import settled
 
 
@@ -68,6 +69,7 @@ def check(job: Job, max_age_hours: Optional[float] = None) -> Checked:
     try:
         chain = job.directory.latest_good_chain()
         findings += _about_backups(job.directory, chain.manifest if chain else None, max_age_hours)
+        findings += [Finding("restore", False, told) for told in exchanges.killed(job.directory).values()]
         findings.append(_about_room(job, chain, inspection))
     except (BackupError, OSError) as error:
         findings.append(_fault("repository", error))
@@ -87,11 +89,10 @@ def _about_container(address: Address, paths: Sequence[str]) -> Iterator[Finding
 
 
 def _about_heartbeat(container: Container, paths: Sequence[str]) -> Finding:
-    asked = heartbeat.endpoints([f"http://{address}" for address in container.addresses], paths)
-    answering = heartbeat.first_that_answers(asked)
+    answering = readiness.answering(container, paths)
     if answering:
         return Finding("heartbeat", True, f"{answering} answers")
-    places = ", ".join(str(endpoint) for endpoint in asked) or "any port of it"
+    places = ", ".join(str(endpoint) for endpoint in readiness.endpoints(container, paths)) or "any port of it"
     return Finding("heartbeat", False, f"no answer at {places}")
 
 
@@ -116,11 +117,12 @@ def _about_backups(directory: JobDirectory, last: Optional[Manifest], max_age_ho
 
 
 def _about_room(job: Job, chain: Optional[Chain], inspection: Optional[Inspection]) -> Finding:
-    """The next backup takes about what the last full one did, and to be opened it is unpacked beside it for a while."""
+    """The next takes about what the last full one did, beside copies that are captured, or unpacked to be opened."""
     last = chain.links[0].manifest if chain else None
     size = last.summary.size if last else inspection.origin.size if inspection else 0
     stored = last.summary.repo_size if last else size
-    needed = stored + (size if job.settings.verify else 0)
+    copies = max(inspection.scratch_copies if inspection else 0, 1 if job.settings.verify else 0)
+    needed = stored + size * copies
     status = os.statvfs(_existing(job.directory.path))
     free = status.f_bavail * status.f_frsize
     return Finding("room", free > needed, f"{size_in_words(free)} free, a backup needs about {size_in_words(needed)}")

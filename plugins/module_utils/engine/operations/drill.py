@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from .. import times
-from ..errors import BackupError, CorruptError
+from ..errors import CorruptError, sentence
 from ..interrupts import work_goes_on
 from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
+from ..repository.staging import WorkingDirectory
 from ..repository.state import Attempt, Verification
 from ..sources.base import Tools
 from ..sources.registry import source_of
@@ -33,10 +34,17 @@ class Drilled:
     path: Path
     backup: Dict[str, Any]
     proven: List[str]
+    warnings: List[str]
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
-        return {"changed": False, "path": str(self.path), "backup": self.backup, "proven": self.proven}
+        return {
+            "changed": False,
+            "path": str(self.path),
+            "backup": self.backup,
+            "proven": self.proven,
+            "warnings": self.warnings,
+        }
 
 
 def drill(
@@ -46,46 +54,50 @@ def drill(
     progress: Progress = silent,
     remember: bool = True,
 ) -> Drilled:
-    """Restore the backup into a private directory of the job and open it; without an id the newest one.
+    """Restore the backup into a private directory and open it; without an id the newest one.
 
-    Raises CorruptError, which is remembered as a failed drill unless told otherwise; another BackupError when the
-    drill could not be held, which says nothing of the backup.
+    Raises CorruptError, which is remembered as a failed drill where the job can be written to; another BackupError
+    when the drill could not be held, which says nothing of the backup. Unless it is to be remembered, nothing of the
+    job is touched.
     """
     backup = directory.backup(backup_id or newest_id(directory))
+    inside = remember and directory.is_writable()
+    make_scratch = directory.scratch if inside else directory.scratch_elsewhere
     try:
-        with corruption_in(f"drill of backup {backup.id} of job {backup.job}"):
-            drilled = _hold(directory, backup, tools, progress)
+        with corruption_in(f"drill of backup {backup.id} of job {backup.job}"), make_scratch() as scratch:
+            drilled = _hold(directory, backup, scratch, tools, progress)
     except CorruptError as error:
-        if remember:
-            _remember(directory, backup.id, "failed", str(error))
+        forgotten = _remember(directory, backup.id, "failed", str(error)) if remember else None
+        if forgotten:
+            raise CorruptError(f"{error}; and {forgotten}") from error
         raise
-    if remember:
-        _remember(directory, backup.id, "passed", "; ".join(drilled.proven))
-    return drilled
+    forgotten = _remember(directory, backup.id, "passed", "; ".join(drilled.proven)) if remember else None
+    return dataclasses.replace(drilled, warnings=[forgotten]) if forgotten else drilled
 
 
-def _hold(directory: JobDirectory, backup: PublishedBackup, tools: Tools, progress: Progress) -> Drilled:
-    with directory.scratch() as scratch:
-        # The scratch directory itself is held, and a single file is restored beside others.
-        place = scratch.path / "drill"
-        place.mkdir(0o700)
-        owner, group = str(os.geteuid()), str(os.getegid())
-        request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
-        restored = restore.restore(directory, backup.id, request, progress=progress)
-        work_goes_on()
-        manifest = choose(directory, backup.id).manifest
-        source = source_of(manifest.engine.name)
-        proven = source.drill(manifest, source.restoration(manifest, restored.destination), tools)
-    return Drilled(backup.path, restored.backup, proven)
+def _hold(
+    directory: JobDirectory, backup: PublishedBackup, scratch: WorkingDirectory, tools: Tools, progress: Progress
+) -> Drilled:
+    # The scratch directory itself is held, and a single file is restored beside others.
+    place = scratch.path / "drill"
+    place.mkdir(0o700)
+    owner, group = str(os.geteuid()), str(os.getegid())
+    request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
+    restored = restore.restore(directory, backup.id, request, progress=progress)
+    work_goes_on()
+    manifest = choose(directory, backup.id).manifest
+    source = source_of(manifest.engine.name)
+    proven = source.drill(manifest, source.restoration(manifest, restored.destination), tools)
+    return Drilled(backup.path, restored.backup, proven, [])
 
 
-def _remember(directory: JobDirectory, backup_id: str, status: str, message: str) -> None:
+def _remember(directory: JobDirectory, backup_id: str, status: str, message: str) -> Optional[str]:
+    """Returns why it could not be written down, if so."""
     now = times.to_rfc3339(times.now())
     try:
         with directory.changed_state() as state:
             state.drilled[backup_id] = Verification(now, status, message)
             state.last_drill = Attempt(now, status, backup_id, message)
     except OSError as error:
-        raise BackupError(
-            f"the drill of backup {backup_id} {status}, but {directory.path} cannot be written: {error.strerror}"
-        ) from error
+        return f"that the drill of backup {backup_id} {status} could not be remembered: {sentence(error)}"
+    return None

@@ -56,7 +56,8 @@ class BackupInfo:
 class JobInfo:
     """One job, its backups newest first, its last attempt, success, verification and drill.
 
-    foreign has the names of what lies in its directory and is none of ours.
+    proven_restorable is the last drill that passed. trend tells by how many percent the newest backup is larger than
+    the one before. foreign has the names of what lies in its directory and is none of ours.
     """
 
     name: str
@@ -67,6 +68,8 @@ class JobInfo:
     last_success: Optional[Attempt]
     last_verify: Optional[Attempt]
     last_drill: Optional[Attempt]
+    proven_restorable: Optional[Attempt]
+    trend: Optional[float]
     foreign: List[str]
     backups: List[BackupInfo]
 
@@ -110,9 +113,24 @@ def _job(directory: JobDirectory, policy: Optional[Policy], keep_catalogue: bool
         last_success=state.last_success,
         last_verify=state.last_verify,
         last_drill=state.last_drill,
+        proven_restorable=_proven(state),
+        trend=_trend([backup.size for backup in backups if backup.size is not None]),
         foreign=directory.foreign(),
         backups=backups,
     )
+
+
+def _proven(state: State) -> Optional[Attempt]:
+    passed = [(drill.at, known, drill) for known, drill in state.drilled.items() if drill.status == "passed"]
+    if not passed:
+        return None
+    at, backup_id, drill = max(passed, key=lambda one: one[:2])
+    return Attempt(at, drill.status, backup_id, drill.message)
+
+
+def _trend(sizes: List[int]) -> Optional[float]:
+    """sizes are those of backups, the newest first."""
+    return round((sizes[0] / sizes[1] - 1) * 100, 1) if len(sizes) > 1 and sizes[1] else None
 
 
 def _backup(

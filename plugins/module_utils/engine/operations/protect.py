@@ -41,15 +41,16 @@ def set_protection(
 
     Raises NotFoundError, or LockedError while the backup is being removed.
     """
-    backup = directory.backup(backup_id)
-    with backup.in_use(), locks.briefly_locked(directory.path):
-        now = protection.read(backup.path)
-        changed = wanted != bool(now) or bool(wanted and now and reason not in (None, now.reason))
-        if changed and not predict:
-            if wanted:
-                protection.protect(backup.path, reason)
-            else:
-                protection.unprotect(backup.path)
-        if wanted and now and reason is None:
-            reason = now.reason
-        return Protected(changed, backup.path, bool(now), wanted, reason)
+    with directory.held() as held:
+        backup = held.backup(backup_id)
+        with backup.in_use(), locks.briefly_locked(held.place):
+            now = protection.read(backup.place)
+            changed = wanted != bool(now) or bool(wanted and now and reason not in (None, now.reason))
+            if changed and not predict:
+                if wanted:
+                    protection.protect(backup.place, reason)
+                else:
+                    protection.unprotect(backup.place)
+            if wanted and now and reason is None:
+                reason = now.reason
+            return Protected(changed, backup.path, bool(now), wanted, reason)

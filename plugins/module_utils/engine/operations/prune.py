@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Set, Tuple
 
 from .. import times
 from ..errors import BackupError, Interrupted, LockedError, sentence
 from ..repository import protection
 from ..repository.catalogue import Entry
 from ..repository.manifest import UNKNOWN
-from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Decision, Policy, Standing, decide
 from ..repository.state import State
 
 _SHOWN = 3
+# More than policies for every day keep.
+_READ_AGAIN = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +60,22 @@ def plan(directory: JobDirectory, policy: Policy, expected: Sequence[Candidate] 
 
     Raises UsageError for a policy that makes no sense.
     """
+    return _planned(directory, policy, directory.catalogue(), expected)
+
+
+def _planned(directory: JobDirectory, policy: Policy, known: List[Entry], expected: Sequence[Candidate] = ()) -> Plan:
     now = times.now()
-    candidates = [*candidates_of(directory, directory.catalogue(), directory.state()), *expected]
+    candidates = [*candidates_of(directory, known, directory.state()), *expected]
     return Plan(directory.name, decide(candidates, policy, now), _warnings(directory, candidates, now))
 
 
 def prune(directory: JobDirectory, policy: Policy) -> Plan:
-    """Remove what the policy does not keep; the caller holds the lock of the job.
+    """Remove what the policy does not keep; the caller holds the directory and the lock of the job.
 
     Raises BackupError when a removal fails. A backup that a process uses stays, with a warning, for the next time.
     """
     leftovers = directory.remove_leftovers()
-    planned = plan(directory, policy)
-    if planned.remove:
-        # The catalogue tells at once whether there is something to do; what goes is decided by the manifests.
-        directory.forget_catalogue()
-        directory.keep_catalogue()
-        planned = plan(directory, policy)
+    planned, known = _proven(directory, policy)
     # Newest first, as decided: an increment goes before what it builds on.
     removed: List[str] = []
     refused: Dict[str, Decision] = {}
@@ -85,7 +85,7 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
             try:
                 if decision.id in needed:
                     raise LockedError(f"{needed[decision.id]}, which builds on {decision.id}, stays")
-                directory.remove(PublishedBackup(directory.path / decision.id))
+                directory.remove(directory.published(decision.id))
                 removed.append(decision.id)
             except LockedError as error:
                 refused[decision.id] = dataclasses.replace(decision, keep=True, reasons=[str(error)])
@@ -95,7 +95,7 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
         raise BackupError(f"{told}: {sentence(error)}") from error
     finally:
         _forget(directory, removed)
-        directory.keep_catalogue()
+        directory.write_catalogue([entry for entry in known if entry.id not in removed])
     decisions = [refused.get(decision.id, decision) for decision in planned.decisions]
     warnings = [
         *leftovers,
@@ -103,6 +103,26 @@ def prune(directory: JobDirectory, policy: Policy) -> Plan:
         *(reason for decision in refused.values() for reason in decision.reasons),
     ]
     return Plan(planned.job, decisions, warnings)
+
+
+def _proven(directory: JobDirectory, policy: Policy) -> Tuple[Plan, List[Entry]]:
+    """A plan, and what is known, where the manifests of all that goes and of the newest that stay were read.
+
+    The catalogue tells at once whether there is something to do, and of thousands that stay. But nothing goes because
+    of what it says alone, of that backup or of one that is to be the last good one.
+    """
+    known = directory.catalogue()
+    read: Set[str] = set()
+    planned = _planned(directory, policy, known)
+    while planned.remove:
+        staying = [decision.id for decision in planned.keep if decision.candidate.standing is Standing.GOOD]
+        doubtful = {decision.id for decision in planned.remove}.union(staying[:_READ_AGAIN]) - read
+        if not doubtful:
+            break
+        read |= doubtful
+        known = directory.reread(known, doubtful)
+        planned = _planned(directory, policy, known)
+    return planned, known
 
 
 def prune_jobs(targets: Sequence[Tuple[JobDirectory, Policy]], predict: bool = False) -> List[Plan]:
@@ -136,8 +156,8 @@ def prune_job(directory: JobDirectory, policy: Policy, predict: bool = False) ->
     directory.refuse_missing()
     if predict:
         return plan(directory, policy)
-    with directory.lock():
-        return prune(directory, policy)
+    with directory.held() as held, held.lock():
+        return prune(held, policy)
 
 
 def candidates_of(directory: JobDirectory, known: List[Entry], state: State) -> List[Candidate]:
@@ -149,7 +169,7 @@ def candidates_of(directory: JobDirectory, known: List[Entry], state: State) -> 
             time=times.from_rfc3339(entry.start) if entry.start else times.from_id(entry.id),
             # An increment is no better than what it builds on.
             standing=max(standings.get(name, Standing.DAMAGED) for name in [entry.id, *entry.references]),
-            is_protected=protection.read(directory.path / entry.id) is not None,
+            is_protected=protection.read(directory.place / entry.id) is not None,
             references=tuple(entry.references),
         )
         for entry in known

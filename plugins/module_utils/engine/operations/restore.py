@@ -12,28 +12,34 @@ import datetime
 import grp
 import os
 import pwd
+import shlex
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
 
+from .. import times
 from ..containers.container import Address
-from ..containers.standstill import Standstill, standstill
+from ..containers.standstill import standstill
 from ..errors import CorruptError, RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
 from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
+from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
+from ..repository.state import Exchange
+from ..services import ServiceStandstill
 from ..sources import tree
 from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
+from ..standstill import Standstill, StillRunningError
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
-from . import present
+from . import exchanges, present
 from .choice import Choice, choose
 from .ownership import Ownership
 from .progress import Progress, silent
 from .proof import checked_trees, corruption_in
-from .swap import Swap, free_suffix, holds_anything, is_aside
+from .swap import Swap, free_suffix, holds_anything, is_aside, original_of
 
 _LARGEST_NUMBER = (1 << 32) - 2
 
@@ -43,8 +49,9 @@ class Request:
     """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
 
     timeout is the longest silence of the process that reads a copy which was never opened, in seconds. With describe,
-    the differences between what is there and what comes are told. container is stopped while its files are exchanged,
-    and started; heartbeat is a URL that must answer then.
+    the differences between what is there and what comes are told. container or service, a unit of systemd, is stopped
+    while its files are exchanged, and started; heartbeat is a URL that must answer then, health a program with its
+    arguments that must end with 0.
     """
 
     destination: Optional[Path] = None
@@ -55,7 +62,9 @@ class Request:
     timeout: float = DEFAULT_TIMEOUT
     describe: bool = False
     container: Optional[Address] = None
+    service: Optional[str] = None
     heartbeat: Optional[str] = None
+    health: List[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +79,8 @@ class Difference:
 class Restored:
     """What was done, or is predicted: files are in place at these paths, aside has those that were there before.
 
-    position is where in the history of the database the restored state is, if that is known.
+    position is where in the history of the database the restored state is, if that is known. application is what is
+    stopped meanwhile; undo has the commands of a shell that bring back what was there.
     """
 
     changed: bool
@@ -81,6 +91,8 @@ class Restored:
     backup: Dict[str, Any]
     warnings: List[str]
     position: Optional[int] = None
+    application: Optional[str] = None
+    undo: List[str] = dataclasses.field(default_factory=list)
     difference: Difference = dataclasses.field(default_factory=Difference)
 
     def to_json(self) -> Dict[str, Any]:
@@ -92,6 +104,7 @@ class Restored:
             "aside": [str(path) for path in self.aside],
             "map_sizes": self.map_sizes,
             "position": self.position,
+            "undo": self.undo,
             "backup": self.backup,
             "warnings": self.warnings,
         }
@@ -117,17 +130,29 @@ def restore(
     choice = choose(directory, backup_id, at, position)
     is_newest = backup_id is None and at is None and position is None
     with choice.chain.in_use():
-        newer = [other.id for other in directory.backups() if is_newest and other.id > choice.chain.backup.id]
-        told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
-        warnings = [f"backup {other} {told}" for other in newer]
+        warnings = passed_over(directory, choice.chain.backup) if is_newest else []
         with _standstill(choice.manifest, request) as application:
             work = _Restore.prepare(choice, request, progress, warnings, application)
+            killed = exchanges.killed_at(directory, str(work.destination))
+            if killed:
+                work.warnings.append(killed)
             is_done = work.is_done()
             difference = work.difference(is_done) if request.describe else Difference()
             if is_done:
-                return work.result(work.give(predict), [], difference)
-            work.refuse()
-            return work.result(True, work.asides() if predict else work.run(), difference)
+                result = work.result(work.give(predict), [], difference)
+            else:
+                work.refuse()
+                result = work.result(True, work.asides() if predict else work.run(directory), difference)
+            if killed and not predict:
+                exchanges.forget(directory, str(work.destination))
+            return result
+
+
+def passed_over(directory: JobDirectory, backup: PublishedBackup) -> List[str]:
+    """A sentence about each backup that is newer than the latest good one."""
+    newer = [other.id for other in directory.backups() if other.id > backup.id]
+    told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
+    return [f"backup {other} {told}" for other in newer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +207,19 @@ class _Restore:
         """What to tell of it."""
         root = self.plan.root
         files = [root / name for name in [*self.plan.files.values(), *self.plan.trees]]
-        told = self.plan.map_sizes, self.choice.chain.manifest.to_json(), self.warnings, self.choice.position
-        return Restored(changed, self._destination(), files, aside, *told, difference)
+        return Restored(
+            changed=changed,
+            destination=self.destination,
+            files=files,
+            aside=aside,
+            map_sizes=self.plan.map_sizes,
+            backup=self.choice.chain.manifest.to_json(),
+            warnings=self.warnings,
+            position=self.choice.position,
+            application=self.application.name if self.application and self.application.was_running else None,
+            undo=self._undo(aside),
+            difference=difference,
+        )
 
     def is_done(self) -> bool:
         """Whether the destination already holds just what the backup holds."""
@@ -213,7 +249,7 @@ class _Restore:
             for record in records
         }
         found = {path: Ownership().in_words(status) for path, status in states.items()}
-        dest = {"dest": str(self._destination())}
+        dest = {"dest": str(self.destination)}
         hashes = {record.path: record.sha256 for record in self.manifest.files}
         after = {**dest, "size": self.manifest.summary.size, "sha256": hashes, "owner": given}
         return Difference({**dest, **before, "owner": found} if states else {}, after)
@@ -223,6 +259,22 @@ class _Restore:
         targets = [self.plan.root / name for name in [*self.plan.files.values(), *self.plan.trees]] + self._displaced()
         suffix = free_suffix([*targets, *(self.plan.root / lock for lock in self.plan.stale)])
         return [path.with_name(path.name + suffix) for path in targets if os.path.lexists(path)]
+
+    def _undo(self, aside: List[Path]) -> List[str]:
+        """In the order of a restore. What came to be beside the restored files since then must not stay there."""
+        if not aside:
+            return []
+        beside = [self.plan.root / name for name in [*self.plan.displaced, *self.plan.stale]]
+        commands = [["rm", "-f", str(path)] for path in dict.fromkeys(beside)]
+        for path in aside:
+            target = original_of(path)
+            if is_directory(target):
+                commands.append(["mv", "-T", str(target), f"{target}.undone"])
+            commands.append(["mv", "-T", str(path), str(target)])
+        if self.application and self.application.was_running:
+            stop, start = self.application.commands
+            commands = [stop, *commands, start]
+        return [" ".join(map(shlex.quote, command)) for command in commands]
 
     def refuse(self) -> None:
         """Raise RestoreError when the destination must not be replaced."""
@@ -236,7 +288,7 @@ class _Restore:
         else:
             self.warnings.extend(self.source.refuse_in_use(self.plan))
 
-    def run(self) -> List[Path]:
+    def run(self, directory: JobDirectory) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
         try:
             with Swap(self.plan.root) as swap:
@@ -254,11 +306,20 @@ class _Restore:
                     beside = [self.plan.root / name for name in self.plan.displaced]
                     for path in dict.fromkeys([*self._displaced(), *beside]):
                         swap.displace(path)
-                    return _commit(swap, self.application)
+                    with self._noted(directory):
+                        return _commit(swap, self.application)
         except OSError as error:
             raise RestoreError(
                 f"cannot restore to {self.plan.root}: {sentence(error)}; what was there is unchanged"
             ) from error
+
+    def _noted(self, directory: JobDirectory) -> ContextManager[None]:
+        stopped = self.application.name if self.application and self.application.was_running else None
+        if not (stopped or self.asides()):
+            # What replaces nothing leaves nothing half old.
+            return contextlib.nullcontext()
+        exchange = Exchange(times.to_rfc3339(times.now()), self.choice.chain.backup.id, str(self.plan.root), stopped)
+        return exchanges.noted(directory, str(self.destination), exchange)
 
     def _stage(self, swap: Swap) -> List[Path]:
         """Returns where the files are that will come to their targets."""
@@ -326,12 +387,14 @@ class _Restore:
     def _occupied(self) -> Optional[Path]:
         """What is in the way, if anything: any file in a directory that is restored, else any of the targets."""
         root = self.plan.root
-        if root == Path(os.path.realpath(self._destination())) and is_directory(root) and holds_anything(root):
+        if root == Path(os.path.realpath(self.destination)) and is_directory(root) and holds_anything(root):
             return root
         names = [*self.plan.files.values(), *self.plan.trees]
         return next((root / name for name in names if os.path.lexists(root / name)), None)
 
-    def _destination(self) -> Path:
+    @property
+    def destination(self) -> Path:
+        """Where to, as people call it."""
         return self.request.destination or Path(self.manifest.source.path)
 
     def _ownership(self, record: FileRecord) -> Ownership:
@@ -345,12 +408,18 @@ class _Restore:
 
 
 def _standstill(manifest: Manifest, request: Request) -> ContextManager[Optional[Standstill]]:
-    if not request.container:
-        if request.heartbeat:
-            raise UsageError("heartbeat: is asked of a container that was started again; name it with container")
-        return contextlib.nullcontext()
-    paths = source_of(manifest.engine.name).heartbeat_paths
-    return standstill(request.container, [request.heartbeat] if request.heartbeat else [], paths)
+    if request.container and request.service:
+        raise UsageError("give container or service, not both")
+    if request.container:
+        paths = source_of(manifest.engine.name).heartbeat_paths
+        urls = [request.heartbeat] if request.heartbeat else []
+        return standstill(request.container, urls, paths, request.health)
+    if request.service:
+        paths = source_of(manifest.engine.name).heartbeat_paths if request.heartbeat else ()
+        return ServiceStandstill(request.service, request.heartbeat, paths, request.health)
+    if request.heartbeat or request.health:
+        raise UsageError("heartbeat and health are asked of a container or service that was started again; name it")
+    return contextlib.nullcontext()
 
 
 def _destination(manifest: Manifest, request: Request, application: Optional[Standstill]) -> Optional[Path]:
@@ -374,7 +443,12 @@ def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
     with held_back():
         if application:
             application.begin_exchange()
-        aside = swap.commit(application.start if application else None)
+        try:
+            aside = swap.commit(application.start if application else None)
+        except StillRunningError as error:
+            # To put old files back below a server that runs would spoil both.
+            told = f"the restored files stay, what was there lies beside them as *{swap.keep()}"
+            raise StillRunningError(f"{error}; {told}") from error
         end_of_work()
         return aside
 

@@ -144,12 +144,17 @@ class Swap:
                 # Undone first of all: what came there meanwhile, as a journal, would spoil the old files.
                 self._undo.callback(_remove, path)
             accept()
-        self._undo.pop_all()
+        self.keep()
         for path in removable:
             # The restore is done; a file more beside it harms nobody.
             with contextlib.suppress(OSError):
                 path.unlink()
         return kept
+
+    def keep(self) -> str:
+        """Leave all as it is now; returns what the names of things that were put aside end with."""
+        self._undo.pop_all()
+        return self._suffix
 
     def _anchored(self, path: Path) -> Path:
         return anchored(self._directories[path.parent], path.name)
@@ -219,6 +224,11 @@ def is_aside(name: str) -> bool:
     """Whether an earlier restore put this aside, or left it unfinished."""
     stem, found, moment = name.rpartition(_ASIDE)
     return _is_staged(name) or bool(stem and found and times.is_id(moment))
+
+
+def original_of(path: Path) -> Path:
+    """Where what was put aside was before."""
+    return path.with_name(path.name.rpartition(_ASIDE)[0])
 
 
 def _is_staged(name: str) -> bool:

@@ -64,14 +64,23 @@ def entries(
     # What has a problem may be readable at another time, or for another user.
     sound = [entry for entry in found if not entry.problem]
     if keep and (len(sound) != len(known) or any(entry is not known.get(entry.id) for entry in sound)):
-        # It only saves time: that it cannot be written, or that another process may just now, is no error.
-        with contextlib.suppress(OSError, LockedError), keep:
-            content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in sound]}
-            with opened_directory(directory) as descriptor:
-                documents.replace(descriptor, FILE_NAME, content, disposable=True)
+        write(directory, sound, keep)
     checked = _with_references([_with_files(backup, entry) for backup, entry in zip(backups, found)])
     # One that a prune removes meanwhile is no problem.
     return [entry for backup, entry in zip(backups, checked) if not entry.problem or backup.has_manifest()]
+
+
+def entry(backup: PublishedBackup) -> Entry:
+    """What the manifest of a backup says, and whether its files are there."""
+    return _with_files(backup, _entry(backup, None))
+
+
+def write(directory: Path, known: List[Entry], keep: ContextManager[None]) -> None:
+    """Write a catalogue of what has no problem, within keep."""
+    content = {"schema": _SCHEMA, "backups": [encode(entry) for entry in known if not entry.problem]}
+    # It only saves time: that it cannot be written, or that another process may just now, is no error.
+    with contextlib.suppress(OSError, LockedError), keep, opened_directory(directory) as descriptor:
+        documents.replace(descriptor, FILE_NAME, content, disposable=True)
 
 
 def _read(directory: Path) -> Dict[str, Entry]:
@@ -129,14 +138,14 @@ def _stamp(backup: PublishedBackup) -> List[int]:
     stamp = []
     for name in _SOURCES:
         with contextlib.suppress(FileNotFoundError):
-            status = os.lstat(os.path.join(backup.path, name))
+            status = os.lstat(os.path.join(backup.place, name))
             stamp += [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     return stamp
 
 
 def _with_files(backup: PublishedBackup, entry: Entry) -> Entry:
     """The entry, with a problem when a stored file is not there with its size."""
-    problems = (_problem_of_file(backup.path, path, size) for path, size in entry.stored.items())
+    problems = (_problem_of_file(backup.place, path, size) for path, size in entry.stored.items())
     problem = next(filter(None, problems), None)
     if not problem:
         return entry

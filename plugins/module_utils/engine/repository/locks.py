@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Iterator
 
 from ..errors import LockedError, UsageError, naming
-from ..paths import anchored, create, hand_over
+from ..paths import anchored, create, hand_over, open_no_link
 
 _PATIENCE = 0.5
 _PAUSE = 0.05
@@ -27,7 +27,7 @@ def locked_file(path: Path, what: str) -> Iterator[None]:
 
     Raises LockedError when another process holds it, UsageError when it is no lock file.
     """
-    directory = _open(path.parent)
+    directory = open_no_link(path.parent)
     try:
         with naming(path):
             descriptor = _open_or_create(anchored(directory, path.name), directory)
@@ -52,7 +52,7 @@ def locked_directory(path: Path, what: str, shared: bool = False) -> Iterator[in
 
     Raises LockedError when another process holds it in a way that excludes this one.
     """
-    descriptor = _open(path)
+    descriptor = open_no_link(path)
     try:
         with locked(descriptor, what, shared):
             yield descriptor
@@ -74,7 +74,7 @@ def locked(descriptor: int, what: str, shared: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def briefly_locked(path: Path) -> Iterator[int]:
     """Wait for the directory, for a change that takes no time; yields its descriptor."""
-    descriptor = _open(path)
+    descriptor = open_no_link(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
@@ -124,11 +124,6 @@ def _try(descriptor: int, operation: int) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE)
-
-
-def _open(path: Path) -> int:
-    """A directory, itself no link; what is done below it through this descriptor is done in it."""
-    return os.open(str(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _open_or_create(path: Path, directory: int) -> int:

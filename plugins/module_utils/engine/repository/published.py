@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import ContextManager, Iterator
+from typing import ContextManager, Iterator, Optional
 
 from ..errors import CorruptError, NotFoundError, naming
 from ..paths import open_below
@@ -22,16 +22,20 @@ _LARGEST_MANIFEST = 64 << 20
 
 
 class PublishedBackup:
-    """The directory of one backup, named by its id."""
+    """The directory of one backup, named by its id.
 
-    def __init__(self, path: Path) -> None:
+    path is how people know it; place, where it is worked on, may lead through an open directory.
+    """
+
+    def __init__(self, path: Path, place: Optional[Path] = None) -> None:
         self.path = path
+        self.place = place or path
         self.id = path.name
         self.job = path.parent.name
 
     def has_manifest(self) -> bool:
         """Whether it is a backup at all."""
-        return os.path.lexists(self.path / manifests.FILE_NAME)
+        return os.path.lexists(self.place / manifests.FILE_NAME)
 
     def manifest(self) -> Manifest:
         """Read the manifest and hold it against SHA256SUMS, the directory's name and the job's.
@@ -77,7 +81,7 @@ class PublishedBackup:
 
     def in_use(self) -> ContextManager[int]:
         """While it is held, no other process removes the backup."""
-        return locks.locked_directory(self.path, f"backup {self.id} of job {self.job}", shared=True)
+        return locks.locked_directory(self.place, f"backup {self.id} of job {self.job}", shared=True)
 
     def read(self) -> Manifest:
         """Read the manifest, held against SHA256SUMS only.
@@ -95,7 +99,8 @@ class PublishedBackup:
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:
         try:
-            descriptor = os.open(str(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            with naming(self.path):
+                descriptor = os.open(str(self.place), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise NotFoundError(f"job {self.job} has no backup {self.id}") from None
         try:

@@ -12,16 +12,25 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import ContextManager, Iterator, List, Optional
+from typing import Collection, ContextManager, Iterator, List, Optional
 
 from .. import times
-from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError, naming
+from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError, naming, naming_behind
 from ..interrupts import held_back
-from ..paths import JOB_NAME_PATTERN, check_job_name, fsync_directory, is_directory, make_directories
+from ..paths import (
+    JOB_NAME_PATTERN,
+    anchored,
+    check_job_name,
+    fsync_directory,
+    is_directory,
+    make_directories,
+    opened_directory,
+)
 from ..stream.compression import Compression
 from . import catalogue, documents, locks, protection
 from . import manifest as manifests
 from . import state as states
+from .catalogue import Entry
 from .chain import Chain, Chains
 from .manifest import Manifest
 from .published import PublishedBackup
@@ -37,26 +46,40 @@ _OWN_FILES = (_LOCK, *_DOCUMENTS, *map(documents.aside_of, _DOCUMENTS))
 
 
 class JobDirectory:
-    """The backups of one job, REPOSITORY/JOB."""
+    """The backups of one job, REPOSITORY/JOB.
 
-    def __init__(self, path: Path) -> None:
+    path is how people know it; place, where it is worked on, leads through an open directory when it is held.
+    """
+
+    def __init__(self, path: Path, place: Optional[Path] = None) -> None:
         self.path = path
+        self.place = place or path
         self.name = path.name
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[JobDirectory]:
+        """This directory, whatever its owner may put in its place meanwhile.
+
+        Raises NotFoundError when there is no such job.
+        """
+        self.refuse_missing()
+        with opened_directory(self.place) as descriptor, naming_behind(anchored(descriptor), self.path):
+            yield JobDirectory(self.path, anchored(descriptor))
 
     def lock(self) -> ContextManager[None]:
         """Be the only run of this job.
 
         Raises LockedError.
         """
-        return locks.locked_file(self.path / _LOCK, f"job {self.name}")
+        return locks.locked_file(self.place / _LOCK, f"job {self.name}")
 
     def is_locked(self) -> bool:
         """Whether a run of this job is under way."""
-        return locks.is_held(self.path / _LOCK)
+        return locks.is_held(self.place / _LOCK)
 
     def refuse_missing(self) -> None:
         """Raise NotFoundError when there is no such job."""
-        if not is_directory(self.path):
+        if self.place == self.path and not is_directory(self.path):
             raise NotFoundError(f"there is no job {self.name} in {self.path.parent}")
 
     def create(self) -> None:
@@ -69,11 +92,11 @@ class JobDirectory:
             raise UsageError(f"{self.path} is a link; a job has a directory of its own in the repository")
 
     @contextlib.contextmanager
-    def staging(self, started: datetime.datetime, compression: Compression) -> Iterator[Staging]:
+    def staging(self, started: datetime.datetime, compression: Compression, verify: bool = True) -> Iterator[Staging]:
         """A new backup in the making; what is not published is removed at the end."""
         backup_id = self.free_id(started)
         with working_directory(self.path / (STAGING_PREFIX + backup_id)) as directory:
-            yield Staging(directory, backup_id, compression)
+            yield Staging(directory, backup_id, compression, verify)
 
     def scratch(self) -> ContextManager[WorkingDirectory]:
         """A private directory to unpack into, gone afterwards."""
@@ -103,36 +126,43 @@ class JobDirectory:
         Returns a sentence about each that cannot be removed.
         """
         kept: List[str] = []
-        with locks.briefly_locked(self.path):
-            names = [name for name in os.listdir(self.path) if name.startswith(_WORKING_PREFIXES)]
-            found = [self.path / name for name in names if is_directory(self.path / name)]
+        with locks.briefly_locked(self.place):
+            names = [name for name in os.listdir(self.place) if name.startswith(_WORKING_PREFIXES)]
+            found = [self.place / name for name in names if is_directory(self.place / name)]
             dead = []
             for path in found:
-                with _telling(path, kept):
+                with _telling(self.path / path.name, kept):
                     dead += [path] if locks.is_dead(path) else []
         for path in dead:
-            with _telling(path, kept):
+            with _telling(self.path / path.name, kept):
                 shutil.rmtree(path)
         return kept
 
     def backups(self) -> List[PublishedBackup]:
         """All backups, newest first. A directory without a manifest is none."""
         names = sorted((entry.name for entry in self._listed() if _is_backup(entry)), reverse=True)
-        return [PublishedBackup(self.path / name) for name in names]
+        return [self.published(name) for name in names]
 
-    def catalogue(self, keep: bool = False) -> List[catalogue.Entry]:
+    def published(self, backup_id: str) -> PublishedBackup:
+        """What should be the backup of this id."""
+        return PublishedBackup(self.path / backup_id, self.place / backup_id)
+
+    def catalogue(self, keep: bool = False) -> List[Entry]:
         """What is known of all backups, newest first. With keep it is written down, unless a run is under way."""
         # Read before, as a run that begins meanwhile must not find the job locked for long.
-        return catalogue.entries(self.path, self.backups(), keep=self.lock() if keep else None)
+        return catalogue.entries(self.place, self.backups(), keep=self.lock() if keep else None)
 
     def keep_catalogue(self) -> None:
         """Write down what is known of all backups, to know it at once the next time; for the holder of the lock."""
-        catalogue.entries(self.path, self.backups(), keep=contextlib.nullcontext())
+        catalogue.entries(self.place, self.backups(), keep=contextlib.nullcontext())
 
-    def forget_catalogue(self) -> None:
-        """Have all manifests read again the next time."""
-        with contextlib.suppress(FileNotFoundError):
-            (self.path / catalogue.FILE_NAME).unlink()
+    def reread(self, known: List[Entry], doubtful: Collection[str]) -> List[Entry]:
+        """What is known of the backups, with the doubtful ones as their manifests have it now."""
+        return [catalogue.entry(self.published(entry.id)) if entry.id in doubtful else entry for entry in known]
+
+    def write_catalogue(self, known: List[Entry]) -> None:
+        """Write down what is known of the backups; for the holder of the lock. That it cannot be is no error."""
+        catalogue.write(self.place, known, contextlib.nullcontext())
 
     def foreign(self) -> List[str]:
         """The names of what is in the directory and is none of ours; it is never touched."""
@@ -143,12 +173,13 @@ class JobDirectory:
 
         Raises LockedError while another process uses it, or when it was protected meanwhile.
         """
-        aside = self.path / (_REMOVAL_PREFIX + backup.id)
-        with held_back(), locks.locked_directory(backup.path, f"backup {backup.id} of job {self.name}"):
-            if protection.read(backup.path):
-                raise LockedError(f"backup {backup.id} of job {self.name} is protected")
-            os.rename(backup.path, aside)
-            fsync_directory(self.path)
+        place, aside = self.place / backup.id, self.place / (_REMOVAL_PREFIX + backup.id)
+        what = f"backup {backup.id} of job {self.name}"
+        with held_back(), naming(backup.path), locks.locked_directory(place, what):
+            if protection.read(place):
+                raise LockedError(f"{what} is protected")
+            os.rename(place, aside)
+            fsync_directory(self.place)
             shutil.rmtree(aside)
 
     def backup(self, backup_id: Optional[str] = None) -> PublishedBackup:
@@ -164,8 +195,8 @@ class JobDirectory:
             return latest
         if not times.is_id(backup_id):
             raise UsageError(f"{backup_id!r} is not the id of a backup; an id looks like 20261121T013000Z")
-        backup = PublishedBackup(self.path / backup_id)
-        if not is_directory(backup.path) or not backup.has_manifest():
+        backup = self.published(backup_id)
+        if not is_directory(backup.place) or not backup.has_manifest():
             raise NotFoundError(f"job {self.name} has no backup {backup_id} in {self.path.parent}")
         return backup
 
@@ -214,19 +245,19 @@ class JobDirectory:
 
     def state(self) -> State:
         """What is known beside the manifests."""
-        return states.read(self.path)
+        return states.read(self.place)
 
     @contextlib.contextmanager
     def changed_state(self) -> Iterator[State]:
         """The state, to be changed and written back while no other process does."""
-        with naming(self.path / states.FILE_NAME), locks.briefly_locked(self.path) as directory:
-            state = states.read(self.path)
+        with naming(self.path / states.FILE_NAME), locks.briefly_locked(self.place) as directory:
+            state = states.read(self.place)
             yield state
             states.write(directory, state)
 
     def _listed(self) -> List[os.DirEntry[str]]:
         try:
-            with os.scandir(self.path) as entries:
+            with os.scandir(self.place) as entries:
                 return list(entries)
         except FileNotFoundError:
             return []

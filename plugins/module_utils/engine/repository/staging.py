@@ -65,10 +65,13 @@ class WorkingDirectory(NamedTuple):
 
 
 class Staging:
-    """Collects the stored files of one backup; publish makes it a backup."""
+    """Collects the stored files of one backup; publish makes it a backup. verify: it is to be opened before that."""
 
-    def __init__(self, directory: WorkingDirectory, backup_id: str, compression: Compression) -> None:
+    def __init__(
+        self, directory: WorkingDirectory, backup_id: str, compression: Compression, verify: bool = True
+    ) -> None:
         self.path = directory.path
+        self.verify = verify
         self._directory = directory
         self.id = backup_id
         self.compression = compression

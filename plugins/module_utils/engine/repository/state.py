@@ -39,8 +39,32 @@ class Verification:
 
 
 @dataclasses.dataclass
+class Exchange:
+    """A restore of a backup that exchanges files in a directory from this moment on, and what was stopped for it.
+
+    Written down before, and removed after: what is there without a process that holds the directory was killed.
+    """
+
+    at: str
+    id: str
+    directory: str
+    stopped: Optional[str] = None
+
+    def in_words(self, destination: str) -> str:
+        """What to tell of one that was killed."""
+        start = f", and start {self.stopped}, which was stopped for it" if self.stopped else ""
+        return (
+            f"a restore of backup {self.id} to {destination} was killed at {self.at[:19]} while it exchanged files, so "
+            f"some may be new and some old; what was there lies beside them as *.before-restore-*; restore again{start}"
+        )
+
+
+@dataclasses.dataclass
 class State:
-    """The state of one job; verified and drilled have the last verification and drill of each backup by id."""
+    """The state of one job; verified and drilled have the last verification and drill of each backup by id.
+
+    exchanges has restores by destination that exchange files now, or were killed while they did.
+    """
 
     last_attempt: Optional[Attempt] = None
     last_success: Optional[Attempt] = None
@@ -48,6 +72,7 @@ class State:
     last_drill: Optional[Attempt] = None
     verified: Dict[str, Verification] = dataclasses.field(default_factory=dict)
     drilled: Dict[str, Verification] = dataclasses.field(default_factory=dict)
+    exchanges: Dict[str, Exchange] = dataclasses.field(default_factory=dict)
 
     def failure(self, backup_id: str) -> Optional[Verification]:
         """The last verification or drill of a backup, whichever came later, if it failed."""

@@ -10,8 +10,9 @@ import abc
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import ClassVar, Dict, List, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
 
+from ..containers import readiness
 from ..containers.container import Address
 from ..errors import CorruptError, SourceError
 from ..repository.manifest import Kind, Manifest, Named, Origin
@@ -21,15 +22,19 @@ from .tree import Included
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What a look from outside tells, before anything is copied."""
+    """What a look from outside tells, before anything is copied.
+
+    scratch_copies: how many uncompressed copies lie in the repository while the database is captured.
+    """
 
     origin: Origin
     engine: Named
+    scratch_copies: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """What was copied into the staging, and how.
+    """What was copied into the staging, and how. opened: the engine has read all of just these bytes already.
 
     With needs_check it is no backup before it was opened, whatever the job says.
     """
@@ -38,6 +43,7 @@ class Capture:
     engine: Named
     kind: Kind
     warnings: List[str]
+    opened: bool = False
     needs_check: bool = False
 
 
@@ -99,6 +105,13 @@ class Source(abc.ABC):
     container: Optional[Address] = None
     # How many backups there may be in a chain, the full one and increments; only full ones unless told.
     longest_chain: int = 1
+    # Paths of this host where a run makes locks; and whether it talks to a server that is not in a container.
+    places: Sequence[Path] = ()
+    uses_network: bool = False
+
+    def obstacle(self) -> Optional[str]:
+        """Why a run would not find its server now, which may pass, as it starts; None where nothing is in the way."""
+        return readiness.obstacle(self.container, self.heartbeat_paths) if self.container else None
 
     @abc.abstractmethod
     def inspect(self) -> Inspection:
@@ -111,6 +124,7 @@ class Source(abc.ABC):
     def capture(self, staging: Staging) -> Capture:
         """Stream a consistent copy into the staging.
 
+        A source whose copy is in a file first has the engine read that meanwhile, if the staging is to be verified.
         Raises SourceError.
         """
 

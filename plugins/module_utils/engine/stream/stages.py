@@ -164,7 +164,7 @@ class InThread(Stage):
         self._into = following
         self._chunks: queue.Queue[Optional[bytes]] = queue.Queue(_CHUNKS_BETWEEN)
         self._error: Optional[BaseException] = None
-        self._handing_on = _in_thread(self._hand_on)
+        self._handing_on = in_thread(self._hand_on)
 
     def write(self, data: Bytes) -> int:
         if self._error:
@@ -210,7 +210,7 @@ class Program(Stage):
         )
         self._input, self._output = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         self._errors = cast(IO[bytes], self._process.stderr)
-        self._pump = _in_thread(self._pump_output)
+        self._pump = in_thread(self._pump_output)
 
     def write(self, data: Bytes) -> int:
         try:
@@ -269,7 +269,7 @@ class Reader(Stage):
         self._function = function
         reading, self._writing = os.pipe()
         self._source = os.fdopen(reading, "rb", CHUNK)
-        self._reading = _in_thread(self._run)
+        self._reading = in_thread(self._run)
 
     def write(self, data: Bytes) -> int:
         try:
@@ -302,7 +302,7 @@ class Reader(Stage):
         concurrent.futures.wait([self._reading])
 
 
-def _in_thread(function: Callable[[], None]) -> concurrent.futures.Future[None]:
+def in_thread(function: Callable[[], None]) -> concurrent.futures.Future[None]:
     """Begin to run the function; the future has the error it ended with, if any."""
     future: concurrent.futures.Future[None] = concurrent.futures.Future()
 

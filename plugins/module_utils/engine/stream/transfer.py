@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 from ..errors import CorruptError
 from . import compression as codecs
-from .stages import CHUNK, Bytes, FileWriter, Meter, Stage
+from .stages import CHUNK, Bytes, FileWriter, InThread, Meter, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,8 @@ def load(
     checksum that zstd and gzip keep. Raises CorruptError when anything differs; what target made then is worthless.
     """
     content = Meter(target, limit=expected.size, hashed=hash_content)
-    stored = Meter(codecs.decompressor(kind, content), limit=expected.repo_size)
+    # What was hashed as it is stored is decompressed and hashed meanwhile.
+    stored = Meter(InThread(codecs.decompressor(kind, content)), limit=expected.repo_size)
     try:
         while chunk := os.read(descriptor, CHUNK):
             stored.write(chunk)

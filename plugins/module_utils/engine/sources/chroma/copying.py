@@ -16,10 +16,12 @@ from typing import Any, Dict, Optional
 
 from ...errors import SourceError
 from ...processes import Report
+from ...stream.stages import in_thread
 from ..sqlite.live import LiveDatabase
 from ..sqlite.site import Site
 from ..sqlite.snapshot import Files
 from . import schema
+from .judging import Judge
 from .segments import LiveSegments
 
 # How long writers may have to wait because a segment is just being written, in seconds.
@@ -46,23 +48,29 @@ class Limits:
     retries: int
 
 
-def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments: bool) -> Dict[str, Any]:
-    """Copy; returns what is known of it, or under "torn" why no consistent state was found within the limits."""
+def copy(report: Report, site: Site, files: Files, limits: Limits, judge: Optional[int]) -> Dict[str, Any]:
+    """Copy; returns what is known of it, or under "torn" why no consistent state was found within the limits.
+
+    judge is the descriptor that judging gave; without one no segments are copied.
+    """
     live = LiveDatabase(site.name, site.shown, report)
     if not live.blocks_writers:
         raise SourceError(f"{site.shown} is in WAL mode and cannot be written here, so nobody can hold it still")
-    segments = LiveSegments(files.segments, site.shown, live.alive)
+    segments = LiveSegments(files.segments, site.shown, live.alive, Judge(judge, live.alive)) if judge else None
     with live.reading(limits.lock_timeout) as connection:
         schema.refuse_others(connection, site.shown)
         known = schema.vector_segments(connection)
-    live.prepare(files.data)
+    preparing = in_thread(lambda: live.prepare(files.data))
+    if segments:
+        segments.refresh(known)
+    preparing.result()
     retries = 0
     while True:
-        if with_segments:
+        if segments:
             segments.refresh(known)
         try:
             with live.locked(limits.lock_timeout) as connection:
-                if with_segments:
+                if segments:
                     _settle(segments, schema.vector_segments(connection))
                 live.complete(files.wal)
                 position = live.position()
@@ -78,7 +86,7 @@ def copy(report: Report, site: Site, files: Files, limits: Limits, with_segments
         "lock_ms": live.lock_ms,
         "retries": retries,
         "journal_mode": live.header.journal_mode,
-        "segments": [dataclasses.asdict(copied) for copied in segments.copies()],
+        "segments": [dataclasses.asdict(copied) for copied in (segments.copies() if segments else [])],
     }
 
 
@@ -86,7 +94,7 @@ def _settle(segments: LiveSegments, wanted: Any) -> None:
     """Under the lock: wait until all segments are whole, but not for long."""
     deadline = time.monotonic() + _LONGEST_HOLD
     while True:
-        fault: Optional[str] = segments.refresh(wanted)
+        fault: Optional[str] = segments.refresh(wanted, in_haste=True)
         if fault is None:
             return
         if time.monotonic() > min(deadline, segments.changed + _LONGEST_REST):

@@ -10,20 +10,24 @@ and held against what the files say.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import json
 import math
 import struct
 import urllib.parse
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from ...decoding import decode
 from ...errors import CorruptError
 from ...optional import optional_module
-from ...processes import Report
+from ...processes import NOBODY, Child, Report
 from ...repository.manifest import Manifest
+from ...stream.stages import write_all
 from ..base import Restoration, Tools
-from ..sqlite.snapshot import examined
+from ..sqlite import copies
 from . import examination, schema, segments
 from .locations import FILE_NAME
 from .server import Client, serving
@@ -37,6 +41,7 @@ _NEAREST = 3
 _FLOATS_PER_CALL = 1 << 19
 _MOST_PER_CALL = 1000
 _TOLERANCE = 1e-5
+_LONGEST_LINE = 64 << 20
 _EXPECTED = """
     CREATE TABLE collections (
         id TEXT, name TEXT, tenant TEXT, database TEXT, dimension INTEGER, records INTEGER, vectors INTEGER
@@ -72,8 +77,7 @@ def drill(manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
     expected = root.parent / "expected.sqlite3"
     # Before a server changes anything.
     directories = {path: root / path for path in restored.trees if segments.is_segment(path)}
-    files = segments.Directories(directories)
-    examined(root / FILE_NAME, lambda connection, report: _read(connection, report, files, expected), tools.timeout)
+    _expect(copies.Copy(root / FILE_NAME), segments.Directories(directories), expected, tools.timeout)
     with serving(root, tools):
         # A server that has just brought a directory of an older version up to date can fail at its first questions.
         pass
@@ -100,21 +104,70 @@ def _proven(manifest: Manifest, collections: List[_Collection]) -> List[str]:
     return proven
 
 
-def _read(connection: Any, report: Report, files: examination.Files, target: Path) -> None:
-    """Write down what the files say. In a child process."""
-    with contextlib.closing(sqlite3.connect(str(target))) as written:
+def _expect(copied: copies.Copy, files: segments.Directories, target: Path, timeout: float) -> None:
+    """Write down what the files say, as told by a process that has no rights to anything."""
+
+    def prepare() -> None:
+        copied.open()
+        files.open()
+
+    child = Child(
+        lambda report: _tell(copied, files, report),
+        what="the process that reads the copy",
+        timeout=timeout,
+        owner=NOBODY,
+        prepare=prepare,
+        failing=CorruptError,
+    )
+    with child, contextlib.closing(sqlite3.connect(str(target))) as written:
         written.executescript(_EXPECTED)
+        for line in _lines(child.chunks()):
+            _write_down(line, written)
+        child.result()
+        written.commit()
+
+
+def _lines(chunks: Iterator[memoryview]) -> Iterator[bytes]:
+    pending = b""
+    for chunk in chunks:
+        *lines, pending = (pending + bytes(chunk)).split(b"\n")
+        yield from lines
+        if len(pending) > _LONGEST_LINE:
+            raise CorruptError("its vectors are larger than vectors can be")
+
+
+def _write_down(line: bytes, written: Any) -> None:
+    try:
+        told = json.loads(line)
+        if isinstance(told, dict):
+            written.execute(
+                "INSERT INTO collections VALUES (?, ?, ?, ?, ?, ?, ?)", dataclasses.astuple(decode(_Collection, told))
+            )
+        else:
+            collection, name, vector = map(str, told)
+            written.execute("INSERT INTO vectors VALUES (?, ?, ?)", (collection, name, base64.b64decode(vector)))
+    except (ValueError, TypeError, RecursionError, sqlite3.Error) as error:
+        raise CorruptError(f"what its files say makes no sense: {error}") from error
+
+
+def _tell(copied: copies.Copy, files: examination.Files, report: Report) -> None:
+    """Tell what the files say, a line of JSON for each vector and each collection. In a child process."""
+    with copied.connection(report) as connection:
         queues = schema.queues(connection)
         for collection in schema.collections(connection):
             report.alive()
             known = schema.records(connection, collection)
             records = schema.replay(known, queues.get(collection.id, []), collection.metadata_seq_id, vectors=False)
             vectors = examination.vectors(connection, files, collection)
-            rows = [(collection.id, name, vectors[name]) for name in sorted(records & set(vectors))]
-            written.executemany("INSERT INTO vectors VALUES (?, ?, ?)", rows)
-            place = (collection.id, collection.name, collection.tenant, collection.database, collection.dimension)
-            written.execute("INSERT INTO collections VALUES (?, ?, ?, ?, ?, ?, ?)", (*place, len(records), len(rows)))
-        written.commit()
+            names = sorted(records & set(vectors))
+            for name in names:
+                _send(report, [collection.id, name, base64.b64encode(vectors[name]).decode()])
+            place = {field: getattr(collection, field) for field in ("id", "name", "tenant", "database", "dimension")}
+            _send(report, {**place, "records": len(records), "vectors": len(names)})
+
+
+def _send(report: Report, told: Any) -> None:
+    write_all(report.output, (json.dumps(told) + "\n").encode())
 
 
 def _check(client: Client, collection: _Collection, known: Any) -> None:

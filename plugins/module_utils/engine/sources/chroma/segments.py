@@ -17,14 +17,14 @@ import stat
 import tarfile
 import time
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Dict, Iterable, List, Mapping, Optional, Set, Tuple, cast
+from typing import IO, Any, BinaryIO, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, cast
 
-from ...errors import CorruptError, SourceError
+from ...errors import SourceError
 from ...paths import is_safe_relative
-from ...stream.stages import CHUNK, Stage
+from ...stream.stages import Stage
 from .. import tree
+from ..sqlite.blocks import BUFFER, WriteBack
 from ..tree.members import checked_members, reading
-from . import segment
 
 _IDENTITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Files that were written to so shortly before they were looked at may be written again without a new time.
@@ -74,22 +74,29 @@ class SegmentCopy:
 class LiveSegments:
     """The segments in the working directory, and the latest copy of each in target. In a child process only.
 
-    changed is when one was last found changed, in seconds of the monotonic clock.
+    judge tells what keeps a copy from being whole, if anything. changed is when one was last found changed, in seconds
+    of the monotonic clock.
     """
 
-    def __init__(self, target: int, shown: str, alive: Any) -> None:
+    def __init__(self, target: int, shown: str, alive: Any, judge: Callable[[SegmentCopy], Optional[str]]) -> None:
         self._target = target
+        self._judge = judge
         self._shown = shown
         self._alive = alive
         self._end = 0
+        self._write_back: Optional[WriteBack] = None
         self._slots: Dict[Tuple[str, str], Tuple[int, int]] = {}
         self.changed = time.monotonic()
         self._copies: Dict[str, SegmentCopy] = {}
         self._stamps: Dict[str, Optional[_Stamp]] = {}
         self._faults: Dict[str, str] = {}
 
-    def refresh(self, wanted: Set[str]) -> Optional[str]:
-        """Copy what has changed of the wanted; returns what keeps one of them from being whole, if anything."""
+    def refresh(self, wanted: Set[str], *, in_haste: bool = False) -> Optional[str]:
+        """Copy what has changed of the wanted; returns what keeps one of them from being whole, if anything.
+
+        In haste, as while others wait, nothing is waited for.
+        """
+        self._write_back = None if in_haste else WriteBack(self._target)
         present = {name for name in os.listdir() if name in wanted and is_segment(name)}
         for name in set(self._copies) - present:
             self._copies.pop(name)
@@ -121,10 +128,9 @@ class LiveSegments:
         if before != _stamp(name):
             self._faults[name] = f"segment {name} in {self._shown} keeps changing"
             return
-        try:
-            segment.parse(contents(self._target, copied))
-        except CorruptError as error:
-            self._faults[name] = f"segment {name} in {self._shown} is not whole: {error}"
+        fault = self._judge(copied)
+        if fault:
+            self._faults[name] = f"segment {name} in {self._shown} is not whole: {fault}"
 
     def _copied(self, name: str) -> Optional[SegmentCopy]:
         files = []
@@ -169,7 +175,7 @@ class LiveSegments:
         return start
 
     def _copied_bytes(self, descriptor: int, start: int, most: int) -> int:
-        buffer = memoryview(bytearray(CHUNK))
+        buffer = memoryview(bytearray(min(BUFFER, max(most, 1))))
         done = 0
         while done < most:
             size = os.preadv(descriptor, [buffer[: most - done]], done)
@@ -179,6 +185,8 @@ class LiveSegments:
             while data:
                 data = data[os.pwrite(self._target, data, start + done + size - len(data)) :]
             done += size
+            if self._write_back:
+                self._write_back.grown(size)
             self._alive()
         return done
 
@@ -194,9 +202,9 @@ def contents(descriptor: int, copied: SegmentCopy) -> Dict[str, memoryview]:
 class Contents:
     """The content of segments that were copied into one file, by id."""
 
-    def __init__(self, descriptor: int, copies: Mapping[str, SegmentCopy]) -> None:
+    def __init__(self, descriptor: int, copies: Iterable[SegmentCopy]) -> None:
         self._descriptor = descriptor
-        self._copies = copies
+        self._copies = {copied.id: copied for copied in copies}
 
     def __call__(self, identity: str) -> Optional[Mapping[str, memoryview]]:
         copied = self._copies.get(identity)
@@ -230,16 +238,21 @@ class Directories:
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
         self._directories = directories
+        self._files: Dict[str, Mapping[str, memoryview]] = {}
+
+    def open(self) -> None:
+        """Open all files, of whose content nothing is looked at: to be done before a child gives up the rights to."""
+        for identity, directory in self._directories.items():
+            self._files[identity] = {path.name: _mapped(path) for path in directory.iterdir()}
 
     def __call__(self, identity: str) -> Optional[Mapping[str, memoryview]]:
-        if identity not in self._directories:
-            return None
-        found = {}
-        for path in self._directories[identity].iterdir():
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                found[path.name] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-        return found
+        return self._files.get(identity)
+
+
+def _mapped(path: Path) -> memoryview:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
 
 
 def size_of(identities: Iterable[str]) -> int:

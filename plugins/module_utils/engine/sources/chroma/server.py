@@ -97,15 +97,20 @@ def _in_container(directory: Path, tools: Tools) -> Iterator[heartbeat.Endpoint]
         with Guard(lambda: connections.append(Daemon(tools.docker_host)), remove) as guard:
             try:
                 daemon.create_network(name)
-                container = daemon.create(
-                    name, str(tools.image), network=name, port=_PORT, directory=directory, at=_DATA
-                )
+                container = _created(daemon, name, directory, str(tools.image))
                 daemon.start(container)
                 yield _wait_for_container(daemon, container, tools)
             finally:
                 daemon.remove(name)
                 daemon.remove_network(name)
                 guard.release()
+
+
+def _created(daemon: Daemon, name: str, directory: Path, image: str) -> Container:
+    try:
+        return daemon.create(name, image, network=name, port=_PORT, directory=directory, at=_DATA)
+    except SourceError as error:
+        raise SourceError(f"no drill can be held with this engine: {error}") from error
 
 
 def _wait_for_container(daemon: Daemon, container: Container, tools: Tools) -> heartbeat.Endpoint:

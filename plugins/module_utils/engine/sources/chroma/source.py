@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional
 
 from ...containers.locate import ContainerFacts
 from ...containers.place import Place
@@ -29,6 +29,7 @@ from ..sqlite.site import BESIDE, ELSEWHERE_PATH, Site
 from . import copying, drill, examination, schema, segments
 from .copying import NotWhole
 from .examination import CollectionState, Found
+from .judging import judging
 from .locations import FILE_NAME, HEARTBEAT_PATHS, locate
 from .segments import SegmentCopy
 
@@ -82,21 +83,24 @@ class ChromaSource(Source):
         self._options = options
         self._directory = Path(options.path) if options.path else None
         self.container = options.address
+        self.places = [] if self.container or not self._directory else [self._directory]
 
     def inspect(self) -> Inspection:
         copies.require_library()
         with self._whereabouts(None) as whereabouts:
             path = self._path(whereabouts)
             if not whereabouts.place:
-                return Inspection(Origin(path, 0), _engine({}))
+                return Inspection(Origin(path, 0), _engine({}), whereabouts.scratch_copies)
             site = self._site(whereabouts.place, whereabouts)
             with site.child(self._look(site), self._options.patience) as child:
                 found = child.result()
             included = site.scan_included(self._options.included_below, self._options.timeout)
         details = Details(self._options.include_segments, include=included, container=whereabouts.container)
         size = found["size"] + sum(entry.size for entry in included)
-        position = Position(**found["position"])
-        return Inspection(Origin(path, size, position, details=encode(details)), _engine(found["migrations"]))
+        # Files elsewhere in a container are not looked at, so nobody knows whether all is as before.
+        position = None if self._options.included_elsewhere else Position(**found["position"])
+        origin = Origin(path, size, position, details=encode(details))
+        return Inspection(origin, _engine(found["migrations"]), whereabouts.scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
         copies.require_library()
@@ -121,8 +125,7 @@ class ChromaSource(Source):
             and now.position == then.position
             and current.include_segments == previous.include_segments
             and current.include == previous.include
-            # Files elsewhere in a container are not looked at before.
-            and not previous.include_elsewhere
+            and current.include_elsewhere == previous.include_elsewhere
         )
 
     @staticmethod
@@ -226,10 +229,12 @@ class ChromaSource(Source):
             if not whereabouts.place:
                 raise SourceError(f"{path} cannot be reached in container {options.container}")
             site = self._site(whereabouts.place, whereabouts)
-            with snapshot.files(scratch, site.owner) as files:
-                copied, found = self._copy(site, files, 0 if whereabouts.is_still else options.retries)
-                snapshot.store(files, FILE_NAME, site.status, staging)
-                brought = _store_segments(files, copied["segments"], site.status, staging)
+            with snapshot.files(scratch) as files:
+                copied = self._copy(site, files, 0 if whereabouts.is_still else options.retries)
+                with self._examining(files, copied["segments"], staging.verify) as child:
+                    snapshot.store(files, FILE_NAME, site.status, staging)
+                    brought = _store_segments(files, copied["segments"], site.status, staging)
+                    found = decode(Found, snapshot.answer(child, site.shown))
             included, warnings = site.copy_included(options.included_below, staging, options.timeout)
             elsewhere, more = site.copy_elsewhere(
                 whereabouts.surroundings, options.included_elsewhere, staging, options.timeout
@@ -252,32 +257,37 @@ class ChromaSource(Source):
         origin = Origin(path, sum(record.size for record in staging.records), position, details=encode(details))
         kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {copies.sqlite3.sqlite_version}")
         told = whereabouts.warnings + self._loss(found) + warnings + more
-        return Capture(origin, _engine(found.migrations), kind, told)
+        return Capture(origin, _engine(found.migrations), kind, told, opened=staging.verify)
 
-    def _copy(self, site: Site, files: snapshot.Files, retries: int) -> Tuple[Dict[str, Any], Found]:
-        """Copy into the files, and look at all of the copy."""
+    def _copy(self, site: Site, files: snapshot.Files, retries: int) -> Dict[str, Any]:
+        """Copy into the files."""
         options = self._options
         limits = copying.Limits(options.lock_timeout, retries)
 
-        def copy(report: Report) -> Dict[str, Any]:
-            return copying.copy(report, site, files, limits, options.include_segments)
-
-        with site.child(copy, options.patience, files.descriptors) as child:
-            copied: Dict[str, Any] = child.result()
+        with contextlib.ExitStack() as stack:
+            judge = stack.enter_context(judging(files, options.patience)) if options.include_segments else None
+            child = site.child(
+                lambda report: copying.copy(report, site, files, limits, judge),
+                options.patience,
+                files.descriptors if judge is None else [*files.descriptors, judge],
+            )
+            copied: Dict[str, Any] = stack.enter_context(child).result()
         if "torn" in copied:
             raise NotWhole(copied["torn"], retries)
         snapshot.settle(files, site.shown, options.timeout)
-        copies_of = {entry["id"]: decode(SegmentCopy, entry) for entry in copied["segments"]}
+        return {**copied, "segments": [decode(SegmentCopy, entry) for entry in copied["segments"]]}
+
+    def _examining(self, files: snapshot.Files, copied: List[SegmentCopy], verify: bool) -> Child:
+        """A process that looks at all of the copy."""
 
         def examine(connection: Any, report: Report) -> Dict[str, Any]:
-            content = segments.Contents(files.segments, copies_of) if options.include_segments else None
-            return dataclasses.asdict(examination.examine(connection, content, report.alive))
+            content = segments.Contents(files.reading, copied) if self._options.include_segments else None
+            found = examination.examine(connection, content, report.alive)
+            if verify:
+                copies.check_integrity(connection)
+            return dataclasses.asdict(found)
 
-        try:
-            found = snapshot.asked(files, examine, options.timeout)
-        except CorruptError as error:
-            raise SourceError(f"{site.shown}: {error}") from error
-        return {**copied, "segments": list(copies_of.values())}, decode(Found, found)
+        return snapshot.asking(files, examine, self._options.timeout)
 
     def _loss(self, found: Found) -> List[str]:
         records = sum(collection.records for collection in found.collections)

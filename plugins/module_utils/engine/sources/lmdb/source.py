@@ -74,6 +74,7 @@ class LmdbSource(Source):
         check_timeout(options.timeout)
         self._options = options
         self._path = Path(options.path)
+        self.places = [self._path]
 
     def inspect(self) -> Inspection:
         locations = locate(self._path)

@@ -30,7 +30,7 @@ _TEXT = """
     (with-open [writer (java.io.BufferedWriter. (java.io.OutputStreamWriter. stream encoder) 65536)]
       (binding [*out* writer] <printed>))
     (catch java.nio.charset.CharacterCodingException problem
-      (throw (ex-info "a text has half of a surrogate pair, which UTF-8 cannot hold" {} problem)))))"""
+      (throw (ex-info "a text has half of a surrogate pair, which UTF-8 cannot hold" {})))))"""
 
 _EXPRESSION = """
 (let [value (identity <expression>

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 from ...errors import UsageError
 from ...nrepl.address import Address
 from ...nrepl.client import check_text
 from ...processes import check_timeout
 from ...repository.manifest import LONGEST_CHAIN
+from ...stores.table import Store
 from . import quoting
 from .presets import PRESETS
 
@@ -33,7 +34,8 @@ class NreplOptions:
 
     One of function, expression, and database with connection. directory is where the server writes the file of way
     file. timeout, in seconds, is for the whole export. listener_limit is how many datoms the listener of a tx_log keeps
-    at most, full_every how many backups there are from one full one to the next.
+    at most, full_every how many backups there are from one full one to the next. also_to are tables that get each
+    export as a row too.
     """
 
     host: Optional[str] = None
@@ -53,11 +55,16 @@ class NreplOptions:
     listener_limit: int = 1_000_000
     full_every: int = 24
     timeout: int = 3600
+    also_to: List[Store] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         """Raise UsageError for options that make no sense."""
         self.address.check()
         check_timeout(self.timeout)
+        for store in self.also_to:
+            store.check()
+        if self.also_to and self.content == TX_LOG:
+            raise UsageError("also_to takes whole exports, and content tx_log makes increments; take content snapshot")
         self._check_subject()
         for name, known in (("content", CONTENTS), ("way", WAYS)):
             if getattr(self, name) not in known:

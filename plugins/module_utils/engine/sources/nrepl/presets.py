@@ -14,7 +14,7 @@ from .forms import fill, resolved
 # All three keep these in what a connection holds. What is asked for first is part of the snapshot, or is older.
 _INSPECTED = """
 (let [connection <connection> database @connection]
-  (str (:max-tx database) " " <process> "-" (hash [(hash connection) (:max-eid database) (pr-str <schema>)])))"""
+  (str (:max-tx database) " " <process> "-" (hash [(hash connection) (:max-eid database) <schema>])))"""
 
 # The datoms are counted as they are printed, so that nothing has to be kept.
 _EXPORTED = """
@@ -23,12 +23,12 @@ _EXPORTED = """
       database @connection
       start (:max-tx database)
       schema <schema>
-      told (str <process> "-" (hash [(hash connection) (:max-eid database) (pr-str schema)]))
+      told (str <process> "-" (hash [(hash connection) (:max-eid database) schema]))
       encoded (fn [entity attribute value]
                 (try (encode value)
                   (catch <problem> problem
                     (throw (ex-info (str "the value of " (pr-str attribute) " of entity " entity
-                                         " cannot be exported: " (ex-message problem)) {} problem)))))]
+                                         " cannot be exported: " (ex-message problem)) {})))))]
   (print "{:embedded.db_backup/export 1")
   (print ", :database ") (pr <kind>)
   (print ", :content ") (pr <content>)

@@ -38,6 +38,9 @@ from .value import LONGEST, take_value
 
 EXPORT = "export.edn"
 _SHOWN = 200
+# What a manifest keeps of the versions that a server tells; it may tell anything.
+_VERSIONS = ("nrepl", "clojure", "java", "nbb-nrepl", "node", "basilisp", "python")
+_LONGEST_VERSION = 60
 
 # What of the versions that a server tells names the kind of it.
 _RUNTIMES: Dict[str, Type[Runtime]] = {"java": Jvm, "nbb-nrepl": Nbb, "basilisp": Basilisp}
@@ -223,7 +226,7 @@ class NreplSource(Source):
         details = Details(
             way=runtime.way,
             content=options.content,
-            versions=versions,
+            versions={name: in_one_line(versions[name][:_LONGEST_VERSION]) for name in _VERSIONS if name in versions},
             min_records=options.min_records,
             function=options.function,
             expression_sha256=options.expression_sha256,

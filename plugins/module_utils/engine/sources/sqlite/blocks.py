@@ -9,28 +9,52 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from typing import Callable, List
+from typing import Callable, List, Optional
 
-from ...stream.stages import CHUNK
-
-_ALIVE_EVERY = 64 * CHUNK
+# For copies from file to file, which no processor looks at: large, so that the system takes its memory in large pieces.
+BUFFER = 1 << 20
+_ALIVE_EVERY = 16 * BUFFER
+# What a disk writes in a fraction of a second.
+_WRITE_BACK = 128 << 20
 # Larger ones would be taken from and given back to the system one by one.
 _BLOCK = 1 << 16
 # MADV_POPULATE_READ of Linux 5.14.
 _POPULATE = 22
 
 
-def copy_all(source: int, target: int, alive: Callable[[], None], start: int = 0) -> None:
+class WriteBack:
+    """Has what was written to a file brought to the disk now and then, and waits for it.
+
+    Else gigabytes would gather in memory, and each commit of a server on the same disk had to wait for them.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._waiting = 0
+
+    def grown(self, size: int) -> None:
+        """So many bytes more were written."""
+        self._waiting += size
+        if self._waiting >= _WRITE_BACK:
+            os.fdatasync(self._target)
+            self._waiting = 0
+
+
+def copy_all(
+    source: int, target: int, alive: Callable[[], None], start: int = 0, *, write_back: Optional[WriteBack] = None
+) -> None:
     """Copy from descriptor to descriptor, from the byte at start to the last; target ends there too."""
-    buffer = memoryview(bytearray(CHUNK))
+    buffer = memoryview(bytearray(BUFFER))
     offset = start
     while True:
         size = os.preadv(source, [buffer], offset)
         if not size:
             break
         _write(target, buffer[:size], offset)
+        if write_back:
+            write_back.grown(size)
         offset += size
-        if offset % _ALIVE_EVERY < CHUNK:
+        if offset % _ALIVE_EVERY < BUFFER:
             alive()
     os.ftruncate(target, offset)
 

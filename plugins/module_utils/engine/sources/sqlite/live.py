@@ -91,7 +91,7 @@ class LiveDatabase:
             stamp = self._stamp()
             # A file that was written to just now may be written again without a new time.
             self._before = stamp if stamp[1] < (time.time() - _TICK) * 1e9 else None
-            blocks.copy_all(self._data, target, self.alive)
+            blocks.copy_all(self._data, target, self.alive, write_back=blocks.WriteBack(target))
             self._changes = blocks.Changes(self._data, target, self.alive)
 
     @contextlib.contextmanager
@@ -162,7 +162,7 @@ class LiveDatabase:
     def finish(self, target: int) -> None:
         """Copy what needs no lock any more."""
         if self.header.wal:
-            blocks.copy_all(self._data, target, self.alive)
+            blocks.copy_all(self._data, target, self.alive, write_back=blocks.WriteBack(target))
         if self._at_rest and not (self._is_at_rest() and self._at_rest == self._stamp()):
             raise SourceError(f"an application began to use {self._shown} while it was copied; run it again")
 

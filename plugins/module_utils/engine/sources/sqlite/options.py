@@ -94,6 +94,11 @@ class Whereabouts:
         """Whether it is a copy that nobody writes to: what is torn there stays so, only another copy can be whole."""
         return self.container is not None and self.container.way == "archive"
 
+    @property
+    def scratch_copies(self) -> int:
+        """How many copies there are before anything is stored: one, and another of what came as an archive."""
+        return 2 if self.is_still else 1
+
     def shown(self, directory: Optional[str], name: str) -> str:
         """How messages call the file."""
         if self.container:

@@ -69,6 +69,7 @@ class SqliteSource(Source):
         self._options = options
         self._path = Path(options.path)
         self.container = options.address
+        self.places = [] if self.container else [self._path]
         if not is_safe_relative(self._path.name):
             raise UsageError(f"path {options.path!r} has a name that cannot be written in a manifest; rename the file")
 
@@ -76,14 +77,17 @@ class SqliteSource(Source):
         copies.require_library()
         with self._whereabouts(None) as whereabouts:
             if not whereabouts.place:
-                return Inspection(Origin(str(self._path), 0), _ENGINE)
+                return Inspection(Origin(str(self._path), 0), _ENGINE, whereabouts.scratch_copies)
             site = self._site(whereabouts.place, whereabouts)
             with site.child(lambda report: _look(site, report), self._options.patience) as child:
                 found = child.result()
             included = site.scan_included(self._options.included_below, self._options.timeout)
         details = Details(include=included, container=whereabouts.container, **found["details"])
         size = site.status.st_size + sum(entry.size for entry in included)
-        return Inspection(self._origin(details, found["position"], size), _ENGINE)
+        origin = self._origin(details, found["position"], size)
+        # Files elsewhere in a container are not looked at, so nobody knows whether all is as before.
+        position = None if self._options.included_elsewhere else origin.position
+        return Inspection(dataclasses.replace(origin, position=position), _ENGINE, whereabouts.scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
         copies.require_library()
@@ -108,9 +112,8 @@ class SqliteSource(Source):
         )
         kind = Kind("hot", "transaction", online=True, copied_by=f"SQLite {copies.sqlite3.sqlite_version}")
         size = sum(record.size for record in staging.records)
-        return Capture(
-            self._origin(details, found["position"], size), _ENGINE, kind, whereabouts.warnings + warnings + more
-        )
+        told = whereabouts.warnings + warnings + more
+        return Capture(self._origin(details, found["position"], size), _ENGINE, kind, told, opened=staging.verify)
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -118,12 +121,11 @@ class SqliteSource(Source):
             current, previous = _details(now), _details(then)
         except CorruptError:
             return False
-        # Files elsewhere in a container are not looked at before.
         return (
             now.position is not None
             and now.position == then.position
             and current.include == previous.include
-            and not previous.include_elsewhere
+            and current.include_elsewhere == previous.include_elsewhere
         )
 
     @staticmethod
@@ -197,7 +199,8 @@ class SqliteSource(Source):
     def _copy(
         self, site: Site, scratch: WorkingDirectory, staging: Staging
     ) -> Tuple[Dict[str, Any], Optional[Dict[str, int]]]:
-        with snapshot.files(scratch, site.owner) as files:
+        verify, row_counts = staging.verify, self._options.row_counts
+        with snapshot.files(scratch) as files:
 
             def copy(report: Report) -> Dict[str, Any]:
                 live = LiveDatabase(site.name, site.shown, report)
@@ -209,11 +212,17 @@ class SqliteSource(Source):
                 found["details"]["lock_ms"] = live.lock_ms
                 return found
 
+            def examine(connection: Any, _report: Report) -> Optional[Dict[str, int]]:
+                if verify:
+                    copies.check_integrity(connection)
+                return copies.count_rows(connection) if row_counts else None
+
             with site.child(copy, self._options.patience, files.descriptors) as child:
                 found = child.result()
             snapshot.settle(files, site.shown, self._options.timeout)
-            rows = snapshot.asked(files, _count_rows, self._options.timeout) if self._options.row_counts else None
-            snapshot.store(files, site.name, site.status, staging)
+            with snapshot.asking(files, examine, self._options.timeout) as child:
+                snapshot.store(files, site.name, site.status, staging)
+                rows = snapshot.answer(child, site.shown)
         return found, rows
 
     def _origin(self, details: Details, position: Dict[str, Any], size: int) -> Origin:
@@ -222,10 +231,6 @@ class SqliteSource(Source):
 
 def _look(site: Site, report: Report) -> Dict[str, Any]:
     return _found(LiveDatabase(site.name, site.shown, report), site.name)
-
-
-def _count_rows(connection: Any, _report: Report) -> Dict[str, int]:
-    return copies.count_rows(connection)
 
 
 def _found(live: LiveDatabase, name: str) -> Dict[str, Any]:
