@@ -28,6 +28,9 @@ from .told import FINGERPRINT, parse_inspected, strange, unquoted
 # What a log may be: there is none; made just now; begun anew, as the connection was reset; as it was.
 NONE, INSTALLED, RESET, READY = "none", "installed", "reset", "ready"
 
+# Reports of other threads, of seconds.
+_MOST_WAITING = 100_000
+
 _PREPARED = re.compile(rf"({NONE}|{INSTALLED}|{RESET}|{READY}) {FINGERPRINT} ([0-9]{{1,18}}) ([0-9]{{1,18}})", re.ASCII)
 # The log of this connection, an atom, or nil.
 _LOG = """
@@ -46,17 +49,20 @@ _INSPECTED = """
     (identical? (:last state) @connection) (str (:max-tx (:last state)) " " <fingerprint>)
     :else ""))"""
 
-# Transactions of which no backup has need any more are dropped; and beyond the limit the oldest ones, needed or not.
+# Transactions that no backup needs any more are dropped; and beyond the limit the oldest ones, needed or not. Only some
+# at a time: while others change the log, a change of it must take no time, or it would never come to pass.
 _SHORTENED = """
-(fn [state least]
-  (let [entry (first (:entries state))]
-    (if (and entry (or (<= (key entry) least) (> (:size state) (:limit state))))
-      (recur (-> state
-                 (update :entries dissoc (key entry))
-                 (update :size - (inc (count (:datoms (val entry)))))
-                 (assoc :from (key entry)))
-             least)
-      state)))"""
+(fn [state]
+  (let [needed (if (empty? (:consumers state)) 0 (apply min (vals (:consumers state))))]
+    (loop [state state left 20]
+      (let [entry (first (:entries state))]
+        (if (and entry (pos? left) (or (<= (key entry) needed) (> (:size state) (:limit state))))
+          (recur (-> state
+                     (update :entries dissoc (key entry))
+                     (update :size - (inc (count (:datoms (val entry)))))
+                     (assoc :from (key entry)))
+                 (dec left))
+          state)))))"""
 
 _APPENDED = """
 (fn [state report time]
@@ -67,20 +73,22 @@ _APPENDED = """
       (shortened (-> state
                      (assoc-in [:entries (:max-tx database)]
                                {:time (:time state) :max-eid (:max-eid database) :datoms (vec (:tx-data report))})
-                     (update :size + 1 (count (:tx-data report))))
-                 -1)
+                     (update :size + 1 (count (:tx-data report)))))
       (begun state database))))"""
 
+# Reports wait by the transaction before them for the one that they continue. When those are too many it will not come.
 _LINKED = """
-(fn [state time]
-  (let [report (first (filter (fn [one] (identical? (:last state) (:db-before one))) (:waiting state)))]
-    (if report
-      (recur (appended (update state :waiting (fn [all] (filterv (fn [one] (not (identical? report one))) all)))
-                       report time)
-             time)
-      (update state :waiting
-              (fn [all] (vec (take 1000 (filter (fn [one] (< (:max-tx (:last state)) (:max-tx (:db-after one))))
-                                                all))))))))"""
+(fn [state report time]
+  (loop [state (assoc-in state [:waiting (:max-tx (:db-before report))] report)]
+    (let [found (first (:waiting state))
+          state (if found (update state :waiting dissoc (key found)) state)
+          basis (:max-tx (:last state))]
+      (cond
+        (not found) state
+        (identical? (:last state) (:db-before (val found))) (recur (appended state (val found) time))
+        (< (key found) basis) (recur state)
+        (> (count (:waiting state)) <most_waiting>) (assoc state :waiting (sorted-map))
+        :else (assoc-in state [:waiting (key found)] (val found))))))"""
 
 # Nothing that goes wrong here may reach the application: the log ends, and the next backup is a full one.
 _INSTALLED = """
@@ -88,14 +96,13 @@ _INSTALLED = """
       place (or (resolve 'embedded.db-backup.log/logs)
                 (do (create-ns 'embedded.db-backup.log)
                     (intern 'embedded.db-backup.log 'logs (atom {}))))]
-  (swap! log (fn [state] (begun (assoc state :limit <limit> :consumers {}) @connection)))
+  (swap! log (fn [state] (begun (assoc state :limit <limit>) @connection)))
   (<listen> connection <key>
     (fn [report]
       (try
-        (let [time <now>]
-          (swap! log (fn [state] (linked (update state :waiting conj report) time))))
+        (let [time <now>] (swap! log linked report time))
         (catch <problem> problem
-          (swap! log assoc :last nil :waiting [] :entries (sorted-map) :size 0)))))
+          (swap! log assoc :last nil :waiting (sorted-map) :entries (sorted-map) :size 0)))))
   (swap! log (fn [state] (begun state @connection)))
   (swap! @place assoc <name> log)
   log)"""
@@ -115,16 +122,15 @@ _CONSUMED = """
         known (get-in state [:consumers <consumer>])
         published (when (= <identity> <fingerprint>) <published>)
         own (max (:from state) (or published known (:max-tx (:last state))))
-        others (into {} (filter (fn [[_ needed]] (<= (:from state) needed))) (:consumers state))
-        consumers (assoc others <consumer> own)]
-    (shortened (assoc state :consumers consumers) (apply min (vals consumers)))))"""
+        others (into {} (filter (fn [[_ needed]] (<= (:from state) needed))) (:consumers state))]
+    (assoc state :consumers (assoc others <consumer> own))))"""
 
 _PREPARE = """
 (let [connection <connection>
       begun (fn [state database]
               (assoc state :identity (apply str (repeatedly 3 (fn [] (rand-int 1000000000))))
                            :last database :from (:max-tx database)
-                           :entries (sorted-map) :size 0 :waiting [] :time 0))
+                           :entries (sorted-map) :size 0 :waiting (sorted-map) :consumers {} :time 0))
       shortened <shortened>
       appended <appended>
       linked <linked>
@@ -135,7 +141,11 @@ _PREPARE = """
     (let [settled <is_settled>]
       (when (not settled)
         (swap! log (fn [state] (begun state @connection))))
-      (let [state (swap! log <consumed>)]
+      (swap! log <consumed>)
+      (loop [from nil]
+        (let [now (:from (swap! log shortened))]
+          (when (not= from now) (recur now))))
+      (let [state @log]
         (str (if known (if settled "ready" "reset") "installed")
              " " <fingerprint> " " (:from state) " " (:max-tx (:last state)))))))"""
 
@@ -291,7 +301,7 @@ class TransactionLog:
             consumed=consumed,
             shortened=_SHORTENED,
             appended=_APPENDED,
-            linked=_LINKED,
+            linked=fill(_LINKED, most_waiting=str(_MOST_WAITING)),
             is_settled=self._fill(_IS_SETTLED, tries=str(self._dialect.tries), pause=self._dialect.pause),
         )
 
