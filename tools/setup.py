@@ -38,6 +38,8 @@ def make_environment(environment: Path) -> None:
     identity = f"{environment} {sys.version}"
     if stamp.exists() and stamp.read_text() == identity:
         return
+    if environment.is_symlink():
+        raise SystemExit(f"{environment} is a link; what it leads to belongs to others and is not made anew")
     if importlib.util.find_spec("ensurepip") is None:
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         print(f"installing {package}", flush=True)
