@@ -14,6 +14,7 @@ import sys
 from typing import Dict, List, Optional, Sequence
 
 from .errors import BackupError
+from .interrupts import held_back
 
 
 def call_all(event: str, commands: Sequence[Sequence[str]], facts: Dict[str, Optional[str]], timeout: float) -> None:
@@ -29,8 +30,27 @@ def call_all(event: str, commands: Sequence[Sequence[str]], facts: Dict[str, Opt
 
 
 def _call(what: str, command: List[str], environment: Dict[str, str], timeout: float) -> None:
+    running: Optional[subprocess.Popen[bytes]] = None
     try:
-        running = subprocess.Popen(
+        # A signal that came in the midst of the start would leave it behind.
+        with held_back():
+            running = _start(what, command, environment)
+        code = running.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise BackupError(f"{what} did not end within {timeout:g} seconds and was killed") from None
+    finally:
+        if running and running.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+    if code:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise BackupError(f"{what} {how}")
+
+
+def _start(what: str, command: List[str], environment: Dict[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -40,15 +60,3 @@ def _call(what: str, command: List[str], environment: Dict[str, str], timeout: f
         )
     except (OSError, ValueError) as error:
         raise BackupError(f"{what} cannot be started: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        code = running.wait(timeout)
-    except subprocess.TimeoutExpired:
-        raise BackupError(f"{what} did not end within {timeout:g} seconds and was killed") from None
-    finally:
-        if running.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
-    if code:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise BackupError(f"{what} {how}")
