@@ -163,6 +163,7 @@ def test_a_store_that_fails_fails_the_run_and_not_the_backup(
         "postgresql://u:secretword@localhost:1/x",
         "postgresql://u:secretword@localhost:port/x",
         "password=secretword",
+        "host=secretword.invalid password=secretword",
         "service=secretword",
     ],
 )

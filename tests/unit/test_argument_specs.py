@@ -45,8 +45,13 @@ def type_names(hint: Any) -> set[str]:
 
 
 def all_fields() -> dict[str, tuple[Any, Any]]:
-    specific = [registry.job_type(kind)[1] for kind in TYPES]
-    return fields_of(*specific, Settings, Policy, Routine)
+    """Where the types of jobs differ in a default, there is none to tell."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for options in [*(registry.job_type(kind)[1] for kind in TYPES), Settings, Policy, Routine]:
+        for name, (hint, default) in fields_of(options).items():
+            same = name not in found or found[name][1] == default
+            found[name] = hint, default if same else None
+    return found
 
 
 def compare(told: dict[str, Any], fields: dict[str, tuple[Any, Any]]) -> None:
@@ -80,4 +85,4 @@ def test_a_source_tells_what_its_service_needs(kind: str) -> None:
     assert source.places or source.container or source.uses_network
 
 
-EXAMPLES: dict[str, dict[str, Any]] = {}
+EXAMPLES: dict[str, dict[str, Any]] = {"nrepl": {"port": 7888, "function": "my.app/export!"}}

@@ -133,7 +133,7 @@ def _of_service(layout: Layout, name: str, job: Job) -> List[Section]:
         service += [("User", unit.user), ("CapabilityBoundingSet", "")]
     writable = [job.directory.path.parent, *(_writable(place) for place in needed[1:])]
     service += [("ReadWritePaths", " ".join(quoted(place, "-") for place in dict.fromkeys(writable)))]
-    if any(str(place).startswith(("/tmp/", "/var/tmp/")) for place in writable):  # noqa: S108 - looked at, never used
+    if any(f"{place}/".startswith(("/tmp/", "/var/tmp/")) for place in writable):  # noqa: S108 - looked at, never used
         service.append(("PrivateTmp", "no"))
     is_server = name == DRILL and bool(job.source.heartbeat_paths)
     if job.source.container:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
 
@@ -30,7 +31,7 @@ from .file import take_file
 from .jvm import Jvm
 from .log import INSTALLED, TransactionLog
 from .nbb import Nbb
-from .options import FILE, PULL, TX_LOG, VALUE, NreplOptions
+from .options import AUTO, FILE, PULL, TX_LOG, VALUE, NreplOptions
 from .pull import pull
 from .runtime import Runtime
 from .told import Told, parse_inspected, unquoted
@@ -38,6 +39,8 @@ from .value import LONGEST, take_value
 
 EXPORT = "export.edn"
 _SHOWN = 200
+# Seconds for a look at whether the server answers.
+_LOOK = 5.0
 # What a manifest keeps of the versions that a server tells; it may tell anything.
 _VERSIONS = ("nrepl", "clojure", "java", "nbb-nrepl", "node", "basilisp", "python")
 _LONGEST_VERSION = 60
@@ -82,9 +85,17 @@ class NreplSource(Source):
     def __init__(self, options: NreplOptions) -> None:
         options.check()
         self._options = options
-
+        self.uses_network = options.socket is None or any(store.postgresql for store in options.also_to)
+        self.places = _places(options)
         # Full ones and increments of a log of transactions; anything else is exported as a whole.
         self.longest_chain = options.full_every if options.content == TX_LOG else 1
+
+    def obstacle(self) -> Optional[str]:
+        try:
+            with Client(self._options.address, Deadline(_LOOK)):
+                return None
+        except SourceError as error:
+            return str(error)
 
     def inspect(self) -> Inspection:
         with Client(self._options.address, Deadline(self._options.timeout)) as client, self._told_where():
@@ -247,6 +258,16 @@ class NreplSource(Source):
             if runtime.way == FILE:
                 return take_file(client, runtime, self._options.directory, stream.write)
             return take_value(client, runtime.as_value(), stream.write)
+
+
+def _places(options: NreplOptions) -> List[Path]:
+    """Where a run makes files on this host, or has to see what the server makes."""
+    places = [Path(store.sqlite).parent for store in options.also_to if store.sqlite]
+    if options.socket is not None:
+        places.append(Path(options.socket).parent)
+    if options.way == FILE or (options.way == AUTO and options.function):
+        places.append(Path(options.directory or tempfile.gettempdir()))
+    return places
 
 
 def runtime_of(options: NreplOptions, versions: Dict[str, str]) -> Runtime:
