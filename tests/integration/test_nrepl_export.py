@@ -243,7 +243,7 @@ class TestFailures:
             ({"database": "datalevin", "connection": "a/b", "content": "tx_log"}, "is for database datascript only"),
             ({"database": "datascript", "connection": "a/b", "install_listener": True}, "is for content tx_log only"),
             ({"expression": "1", "listener_limit": 0}, "listener_limit 0"),
-            ({"expression": "1", "full_every": 1001}, "full_every 1001 is out of range; give 1 to 1000"),
+            ({"expression": "1", "full_every": 1001}, "full_every 1001 is out of range; give 1 to 500"),
             ({"expression": "1", "way": "mail"}, "way 'mail' is not known"),
             ({"expression": "1", "min_records": -1}, "min_records -1"),
             ({"expression": "1", "directory": "shared"}, "not absolute"),
