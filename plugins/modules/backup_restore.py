@@ -32,8 +32,8 @@ options:
     description:
       - The state of this moment, as V(2026-11-21 01:30), V(2026-11-21), the end of that day, or
         V(2026-11-21T01:30:00Z). Without a timezone, in that of the target.
-      - It is that of the newest good backup that began then or before; where there is an increment to that one, with
-        what was committed up to this moment.
+      - It is that of the newest good backup that began then or before; where increments follow that one, with what they
+        have up to this moment.
       - Not together with O(id) or O(position).
     type: str
   position:

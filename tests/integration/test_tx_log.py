@@ -196,6 +196,19 @@ class TestListener:
         assert told["backup"]["backup"]["type"] == "full"
         assert "cannot be continued" in told["warnings"][0]
 
+    def test_a_value_that_cannot_be_exported_is_told_until_a_full_backup_leads_on(
+        self, chain: Application, tmp_path: Path
+    ) -> None:
+        chain.transact('[{:name "function" :f inc}]', '[[:db.fn/retractEntity [:name "function"]]]')
+        for _unused in range(2):
+            assert "the value of :f of entity" in chain.job.fails()
+        chain.run(full_every=1)
+        chain.transact(CHANGES[0])
+        assert chain.run()["warnings"] == []
+        assert kinds(chain)[-2:] == ["full", "incr"]
+        chain.restored(tmp_path / "restored")
+        assert chain.is_rebuilt(tmp_path / "restored")
+
 
 def start_anew(app: Application) -> None:
     begin(app)

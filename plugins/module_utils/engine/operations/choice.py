@@ -90,8 +90,9 @@ def choose(
 ) -> Choice:
     """The backup with this id, or the latest good one.
 
-    at chooses the state of that time as the newest good backup has it that began then or before, and the increment to
-    it. position chooses the good backup that holds it, of those that the one with this id builds on, if that is given.
+    at chooses the state of that time as the newest good backup that began then or before has it, with what increments
+    after it have up to then. position chooses the newest good backup that holds it, of those that the one with this id
+    builds on, if that is given.
     Raises NotFoundError, or UsageError for what makes no sense; CorruptError when the backup is not whole.
     """
     if at is not None and (backup_id is not None or position is not None):
@@ -114,9 +115,9 @@ def _id_at(directory: JobDirectory, at: datetime.datetime) -> str:
         oldest = f"; the oldest one is {usable[-1].id}" if usable else ""
         when = times.to_rfc3339(at)
         raise NotFoundError(f"job {directory.name} has no good backup of {when} or before{oldest}")
-    # What was committed after it and before that time is in the increment to it.
-    after = [entry.id for entry in usable if entry.references[-1:] == [older[0].id]]
-    return after[-1] if after else older[0].id
+    # What was committed after it and before that time is in increments that follow it. All of its chain are looked at:
+    # the clock of the database may be another one, and an id may be some seconds late.
+    return next(entry.id for entry in usable if _root(entry) == _root(older[0]))
 
 
 def _id_with(directory: JobDirectory, position: int, backup_id: Optional[str]) -> str:
@@ -142,6 +143,11 @@ def _usable(directory: JobDirectory) -> List[Entry]:
     return [entry for entry in known if entry.id in good and entry.consistency != UNKNOWN]
 
 
+def _root(entry: Entry) -> str:
+    """The full backup that it builds on, or is itself."""
+    return (entry.references or [entry.id])[0]
+
+
 def _held(entry: Entry) -> Tuple[int, int]:
     """The first and last position that can be restored from it; without any the first is the larger one."""
     start, stop = entry.position_start, entry.position_stop
@@ -156,7 +162,7 @@ def _ranges(usable: Iterable[Entry]) -> List[str]:
     for entry in usable:
         first, last = _held(entry)
         if first <= last:
-            span = spans.setdefault((entry.references or [entry.id])[0], [first, last])
+            span = spans.setdefault(_root(entry), [first, last])
             span[:] = min(span[0], first), max(span[1], last)
     return [str(first) if first == last else f"{first} to {last}" for first, last in spans.values()]
 

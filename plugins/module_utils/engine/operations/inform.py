@@ -14,6 +14,7 @@ from .. import times
 from ..decoding import encode
 from ..repository import protection
 from ..repository.catalogue import Entry
+from ..repository.manifest import FULL
 from ..repository.protection import Protection
 from ..repository.repository import JobDirectory, Repository
 from ..repository.retention import Decision, Policy, decide
@@ -56,8 +57,8 @@ class BackupInfo:
 class JobInfo:
     """One job, its backups newest first, its last attempt, success, verification and drill.
 
-    proven_restorable is the last drill that passed. trend tells by how many percent the newest backup is larger than
-    the one before. foreign has the names of what lies in its directory and is none of ours.
+    proven_restorable is the last drill that passed. trend tells by how many percent the newest full backup is larger
+    than the one before. foreign has the names of what lies in its directory and is none of ours.
     """
 
     name: str
@@ -114,7 +115,7 @@ def _job(directory: JobDirectory, policy: Optional[Policy], keep_catalogue: bool
         last_verify=state.last_verify,
         last_drill=state.last_drill,
         proven_restorable=_proven(state),
-        trend=_trend([backup.size for backup in backups if backup.size is not None]),
+        trend=_trend([backup.size for backup in backups if backup.size is not None and backup.type == FULL]),
         foreign=directory.foreign(),
         backups=backups,
     )
@@ -129,7 +130,7 @@ def _proven(state: State) -> Optional[Attempt]:
 
 
 def _trend(sizes: List[int]) -> Optional[float]:
-    """sizes are those of backups, the newest first."""
+    """sizes are those of full backups, the newest first; that of an increment tells nothing of the database."""
     return round((sizes[0] / sizes[1] - 1) * 100, 1) if len(sizes) > 1 and sizes[1] else None
 
 

@@ -30,8 +30,8 @@ RESERVED_NAMES = (FILE_NAME, CHECKSUMS_NAME, PROTECTION_NAME)
 # The consistency of a copy that may be torn, whatever its checksums say.
 UNKNOWN = "unknown"
 FULL, INCREMENT = "full", "incr"
-# Whoever reads an increment reads all manifests below it.
-LONGEST_CHAIN = 1000
+# Whoever reads an increment reads and holds all below it, and a process may have 1024 files open.
+LONGEST_CHAIN = 500
 _CONTENTS = ("file", "tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
