@@ -216,6 +216,17 @@ class TestFailures:
     def test_verify_false_lets_nothing_bad_pass(self, job: Job) -> None:
         assert "open brackets" in job.fails(function="my.app/torn!", verify=False)
 
+    @pytest.mark.parametrize("way", ["pull", "file", "value"])
+    def test_what_is_not_what_the_server_hashed(self, job: Job, shared: Path, way: str) -> None:
+        job.run(expression="[[1]]")
+        job.server.evaluate('(do (def honest format) (alter-var-root #\'format (constantly (constantly "ab"))) nil)')
+        try:
+            with nothing_left(job.server):
+                assert "did not arrive as the server made it" in job.fails(expression="[[1]]", way=way)
+        finally:
+            job.server.evaluate("(do (alter-var-root #'format (constantly honest)) nil)")
+        assert os.listdir(shared) == []
+
     @pytest.mark.parametrize("way", ["pull", "value"])
     def test_an_export_that_does_not_end(self, job: Job, way: str) -> None:
         with nothing_left(job.server):

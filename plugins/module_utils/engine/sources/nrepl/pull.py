@@ -35,11 +35,15 @@ _WAIT = 500
 # Seconds before the deadline in which the thread is told to end.
 _FAREWELL = 1.5
 
+# Once a piece was not put, no other is: streams that are closed then would wait again.
 _BEGIN = """
 (let [pieces (java.util.concurrent.ArrayBlockingQueue. <pieces>)
+      wanted (atom true)
       put (fn [piece]
-            (when-not (.offer pieces piece <patience> java.util.concurrent.TimeUnit/SECONDS)
-              (throw (InterruptedException. "nobody fetches the export"))))
+            (when-not (and (compare-and-set! wanted true false)
+                           (.offer pieces piece <patience> java.util.concurrent.TimeUnit/SECONDS))
+              (throw (InterruptedException. "nobody fetches the export")))
+            (reset! wanted true))
       digest (java.security.MessageDigest/getInstance "SHA-256")
       deflater (java.util.zip.Deflater. 1)
       collected (proxy [java.io.OutputStream] []
