@@ -126,7 +126,7 @@ def row(tmp_path: Path, datoms: str, number: int, database: str = "datascript", 
     text = f"{{:embedded.db_backup/export 1, :database :{database}, :content :snapshot, :max-tx {basis}, :max-eid 9"
     text += f", :schema {{:n {{}}}}, :datoms [\n{datoms}\n], :count {number}}}\n"
     file = tmp_path / "rows.sqlite3"
-    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE db_backup (name TEXT, data TEXT, created_at TEXT, sha256 TEXT)")
         values = f"notes/{ROW}", text, "2026-11-21T01:30:00.000Z", sha256(text.encode()).hexdigest()
         connection.execute("INSERT INTO db_backup VALUES (?, ?, ?, ?)", values)

@@ -125,7 +125,7 @@ def test_old_rows_of_the_job_are_removed(
     storing(*stores)
     first = dbbackup.ok("run", "notes")["backup"]["id"]
     other = f"INSERT INTO db_backup SELECT 'notes2/{first}', data, created_at, sha256 FROM db_backup"
-    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute(other)
     database.ask(other)
     ids = [dbbackup.ok("run", "notes")["backup"]["id"] for _unused in range(2)]
@@ -241,7 +241,7 @@ def test_a_row_that_was_changed_is_refused(dbbackup: Command, storing: Storing, 
     problem = "is not JOB/ID of a backup" if column == "name" else "not have the SHA-256 that stands beside it"
     storing({"sqlite": str(file)})
     dbbackup.ok("run", "notes")
-    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute(f"UPDATE db_backup SET {column} = ?", (value,))
     assert problem in dbbackup.fails(1, "restore", "notes", "--from-sqlite", file, "--dest", restored)
     assert not restored.exists()
@@ -273,7 +273,7 @@ def test_root_does_not_follow_the_links_of_others(dbbackup: Command, storing: St
     theirs, secret = tmp_path / "theirs", tmp_path / "secret.db"
     theirs.mkdir()
     make_reachable(theirs)
-    with contextlib.closing(sqlite3.connect(secret)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(secret, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE t (a)")
     secret.chmod(0o600)
     before = secret.read_bytes()

@@ -230,7 +230,7 @@ class Prepared:
         if self.how == RESET:
             return "the connection was reset to another database"
         if prior.fingerprint != self.fingerprint:
-            same_history = self.fingerprint.split("-")[0] == str(prior.fingerprint).split("-")[0]
+            same_history = self.fingerprint.partition("-")[0] == str(prior.fingerprint).partition("-")[0]
             return "the schema is another one" if same_history else "the history is another one since then"
         if not self.start <= prior.stop <= self.stop:
             return "the listener has dropped what was committed since then, as beyond listener_limit"
