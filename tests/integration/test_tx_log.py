@@ -11,6 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import LockedError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import backup
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Manifest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.staging import Staging
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Capture
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl.source import NreplSource
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import Job
@@ -374,6 +381,25 @@ class TestWriter:
         assert writer.run()["warnings"] == []
         assert set(kinds(writer)[1:]) == {"incr"}
         check_ledger(writer, tmp_path / "restored", ledger, first)
+
+
+def test_a_run_holds_what_it_builds_on(chain: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it runs, nobody removes any of it, also who does not ask for the lock of the job."""
+    options = {"type": "nrepl", "name": chain.job.name, **chain.server.options, **chain.job.options}
+    job = jobs.parse({**options, "repository": str(chain.job.dbbackup.repository)})
+    refused = []
+    original = NreplSource.capture_after
+
+    def capture_after(self: NreplSource, staging: Staging, prior: Manifest) -> Capture:
+        for one in job.directory.backups():
+            with pytest.raises(LockedError):
+                job.directory.remove(one)
+            refused.append(one.id)
+        return original(self, staging, prior)
+
+    monkeypatch.setattr(NreplSource, "capture_after", capture_after)
+    backup.back_up(job)
+    assert refused == ids(chain)[-2::-1]
 
 
 def test_damage_in_the_middle(chain: Application, tmp_path: Path) -> None:
