@@ -94,10 +94,10 @@ class TestRestore:
             assert chain.is_rebuilt(place, chain.state_at(expected)), expected
 
     def test_of_each_backup(self, chain: Application, tmp_path: Path) -> None:
-        for number, backup in enumerate(ids(chain)):
-            told = chain.restored(tmp_path / backup, "--id", backup)
+        for number, one in enumerate(ids(chain)):
+            told = chain.restored(tmp_path / one, "--id", one)
             assert len(told["files"]) == number + 1
-            assert chain.is_rebuilt(tmp_path / backup, chain.state_at(told["position"]))
+            assert chain.is_rebuilt(tmp_path / one, chain.state_at(told["position"]))
 
     def test_by_hand(self, chain: Application, tmp_path: Path) -> None:
         manifest = chain.job.dbbackup.ok("verify", chain.job.name)["backup"]
@@ -278,6 +278,20 @@ def test_a_gap_makes_a_full_backup(
     assert app.is_rebuilt(tmp_path / "restored")
     # The chain before is whole as well.
     app.restored(tmp_path / "before", "--id", ids(app)[1])
+
+
+def test_a_history_that_begins_far_back_is_kept_anew(chain: Application, tmp_path: Path) -> None:
+    """What the last backup had of the old history tells nothing of what is needed of the new one."""
+    state = chain.state_at(chain.positions()[1])
+    chain.run()
+    chain.server.evaluate(f"(do (datascript.core/reset-conn! {chain.conn} {state}) nil)")
+    chain.transact("[]")
+    assert "the history is another one since then" in chain.run()["warnings"][0]
+    for _unused in range(2):
+        chain.transact('[{:name "after"}]', "[]")
+        assert chain.run()["warnings"] == []
+    chain.restored(tmp_path / "restored")
+    assert chain.is_rebuilt(tmp_path / "restored")
 
 
 def test_another_start_needs_the_listener_again(dbbackup: Command, tmp_path: Path) -> None:
