@@ -133,8 +133,7 @@ jobs:
       description: The last drill that passed; null before the first one. Like RV(jobs[].last_verify).
       type: dict
     trend:
-      description: By how many percent the newest full backup is larger than the full one before; null where there is
-        none.
+      description: By how many percent the newest full backup is larger than the full one before; null without two.
       type: float
       sample: 2.5
     health:

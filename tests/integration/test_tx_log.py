@@ -11,6 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import LockedError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import backup
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Manifest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.staging import Staging
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Capture
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl.source import NreplSource
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import Job
@@ -87,10 +94,10 @@ class TestRestore:
             assert chain.is_rebuilt(place, chain.state_at(expected)), expected
 
     def test_of_each_backup(self, chain: Application, tmp_path: Path) -> None:
-        for number, backup in enumerate(ids(chain)):
-            told = chain.restored(tmp_path / backup, "--id", backup)
+        for number, one in enumerate(ids(chain)):
+            told = chain.restored(tmp_path / one, "--id", one)
             assert len(told["files"]) == number + 1
-            assert chain.is_rebuilt(tmp_path / backup, chain.state_at(told["position"]))
+            assert chain.is_rebuilt(tmp_path / one, chain.state_at(told["position"]))
 
     def test_by_hand(self, chain: Application, tmp_path: Path) -> None:
         manifest = chain.job.dbbackup.ok("verify", chain.job.name)["backup"]
@@ -273,6 +280,20 @@ def test_a_gap_makes_a_full_backup(
     app.restored(tmp_path / "before", "--id", ids(app)[1])
 
 
+def test_a_history_that_begins_far_back_is_kept_anew(chain: Application, tmp_path: Path) -> None:
+    """What the last backup had of the old history tells nothing of what is needed of the new one."""
+    state = chain.state_at(chain.positions()[1])
+    chain.run()
+    chain.server.evaluate(f"(do (datascript.core/reset-conn! {chain.conn} {state}) nil)")
+    chain.transact("[]")
+    assert "the history is another one since then" in chain.run()["warnings"][0]
+    for _unused in range(2):
+        chain.transact('[{:name "after"}]', "[]")
+        assert chain.run()["warnings"] == []
+    chain.restored(tmp_path / "restored")
+    assert chain.is_rebuilt(tmp_path / "restored")
+
+
 def test_another_start_needs_the_listener_again(dbbackup: Command, tmp_path: Path) -> None:
     """A new process of the application, on another port."""
     for number in range(2):
@@ -374,6 +395,25 @@ class TestWriter:
         assert writer.run()["warnings"] == []
         assert set(kinds(writer)[1:]) == {"incr"}
         check_ledger(writer, tmp_path / "restored", ledger, first)
+
+
+def test_a_run_holds_what_it_builds_on(chain: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it runs, nobody removes any of it, also who does not ask for the lock of the job."""
+    options = {"type": "nrepl", "name": chain.job.name, **chain.server.options, **chain.job.options}
+    job = jobs.parse({**options, "repository": str(chain.job.dbbackup.repository)})
+    refused = []
+    original = NreplSource.capture_after
+
+    def capture_after(self: NreplSource, staging: Staging, prior: Manifest) -> Capture:
+        for one in job.directory.backups():
+            with pytest.raises(LockedError):
+                job.directory.remove(one)
+            refused.append(one.id)
+        return original(self, staging, prior)
+
+    monkeypatch.setattr(NreplSource, "capture_after", capture_after)
+    backup.back_up(job)
+    assert refused == ids(chain)[-2::-1]
 
 
 def test_damage_in_the_middle(chain: Application, tmp_path: Path) -> None:
