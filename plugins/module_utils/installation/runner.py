@@ -21,22 +21,13 @@ from typing import Any, Dict, List
 
 from .. import engine
 from ..engine import cli
-
-# The command loads them by name, and Ansible sends only what is imported by a statement.
-from ..engine.commands import (  # noqa: F401
-    adoption,
-    backups,
-    evaluation,
-    listing,
-    loading,
-    restoring,
-    retention,
-    trials,
-)
+from ..engine.commands import adoption, backups, evaluation, listing, loading, restoring, retention, trials
 from ..engine.errors import BackupError
 from ..engine.repository import locks
 from .layout import Layout
 
+# The command loads these by their names, and Ansible sends only what is imported by a statement.
+_COMMANDS = (adoption, backups, evaluation, listing, loading, restoring, retention, trials)
 _PROGRAM = '''\
 #!{python}
 """Hot backups of embedded databases, proven restorable. Installed by the role embedded.db_backup.backup."""
