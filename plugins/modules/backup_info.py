@@ -133,7 +133,8 @@ jobs:
       description: The last drill that passed; null before the first one. Like RV(jobs[].last_verify).
       type: dict
     trend:
-      description: By how many percent the newest full backup is larger than the full one before; null without two.
+      description: By how many percent the newest full backup is larger than the full one before; null where there is
+        none.
       type: float
       sample: 2.5
     health:

@@ -55,7 +55,7 @@ def no_session_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = server.sessions()
     yield
     # A busy server may close one a moment after the client has left.
-    eventually(lambda: server.sessions() == before, "the sessions from before")
+    eventually(lambda: server.sessions() <= before, "the sessions from before")
 
 
 def problem_of(server: Server, code: str, seconds: float = PATIENCE, ns: str | None = None) -> str:
@@ -145,9 +145,10 @@ class TestClient:
         assert time.monotonic() - begin < 2 + FAREWELL
 
     def test_over_a_unix_socket(self, jvm_on_socket: Server, tmp_path: Path) -> None:
+        before = jvm_on_socket.sessions()
         assert jvm_on_socket.evaluate("(+ 1 2)") == "3"
         assert "Divide by zero" in problem_of(jvm_on_socket, "(/ 1 0)")
-        eventually(lambda: jvm_on_socket.sessions() == set(), "no session")
+        eventually(lambda: jvm_on_socket.sessions() <= before, "no new session")
         # Such a server leaves a file without a port.
         (tmp_path / ".nrepl-port").touch()
         address = Address(port_file=str(tmp_path / ".nrepl-port"))
@@ -207,6 +208,7 @@ def test_a_server_that_is_lost_in_the_middle(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_client_leaves_nothing(server: Server, dbbackup: Command, tmp_path: Path, number: int) -> None:
+    before = server.sessions()
     server.evaluate("(def ended (atom nil))")
     begun = tmp_path / "begun"
     wait = '(try (Thread/sleep 600000) (catch InterruptedException e (reset! ended "interrupted")))'
@@ -218,7 +220,7 @@ def test_an_interrupted_client_leaves_nothing(server: Server, dbbackup: Command,
         stdout, stderr = client.communicate(timeout=60)
     assert (client.returncode, stdout, stderr.count("\n")) == (130, "", 1)
     eventually(lambda: server.evaluate("@ended") == '"interrupted"', "an interrupted evaluation")
-    eventually(lambda: server.sessions() == set(), "no session")
+    eventually(lambda: server.sessions() <= before, "no new session")
 
 
 class TestCommand:

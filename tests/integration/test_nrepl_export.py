@@ -300,7 +300,7 @@ class TestKilled:
         eventually(lambda: job.server.evaluate(THREADS) == "0", "no thread of the export", 60)
         if number == signal.SIGTERM:
             assert run.returncode == 130
-            assert job.server.sessions() == before
+            assert job.server.sessions() <= before
         assert job.dbbackup.backups(job.name) == []
         # It would not stop sending if its state was not gone.
         assert job.run(expression="my.app/data")["source"]["records"] == 5
@@ -330,7 +330,7 @@ class TestKilled:
             assert len(dbbackup.backups(job.name)) == 1
             server.signal(signal.SIGCONT)
             eventually(lambda: server.evaluate(THREADS) == "0", "no thread of the export", 90)
-            eventually(lambda: server.sessions() == before, "no session of the run")
+            eventually(lambda: server.sessions() <= before, "no session of the run")
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def test_code_and_large_values(jvm: Server, port: int, keys: Path) -> None:
     assert evaluate(port, keys, f"(+ 1 {' ' * 1_000_000} 2)") == "3"
     assert "Divide by zero" in problem_of(port, keys, "(/ 1 0)")
     assert "the 1 seconds for it are over" in problem_of(port, keys, "(Thread/sleep 60000)", 1)
-    eventually(lambda: jvm.sessions() == before, "the sessions from before")
+    eventually(lambda: jvm.sessions() <= before, "the sessions from before")
 
 
 @pytest.mark.parametrize("is_rsa", [False, True], ids=["EC", "RSA"])

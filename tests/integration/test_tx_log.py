@@ -130,6 +130,22 @@ class TestRestore:
         assert "is not a time" in chain.job.dbbackup.fails(2, "restore", chain.job.name, "--at", "yesterday")
         assert not (tmp_path / "x").exists()
 
+    def test_by_the_module(self, chain: Application, tmp_path: Path, ansible: Ansible) -> None:
+        where = {"name": chain.job.name, "repository": str(chain.job.dbbackup.repository)}
+        position = chain.position() - 5
+        asked = {**where, "dest": str(tmp_path / "restored"), "position": position}
+        predicted = ansible.module("embedded.db_backup.backup_restore", "--check", **asked)
+        assert (predicted["changed"], predicted["position"]) == (True, position)
+        assert not (tmp_path / "restored").exists()
+        assert ansible.module("embedded.db_backup.backup_restore", **asked)["position"] == position
+        assert chain.is_rebuilt(tmp_path / "restored", chain.state_at(position))
+        assert not ansible.module("embedded.db_backup.backup_restore", **asked)["changed"]
+        moment = lines_in(tmp_path / "restored")[-1][1]
+        told = ansible.module("embedded.db_backup.backup_restore", **where, dest=str(tmp_path / "at"), at=moment)
+        assert chain.is_rebuilt(tmp_path / "at", chain.state_at(told["position"]))
+        told = ansible.module("embedded.db_backup.backup_restore", **asked, at=moment)
+        assert told["failed"]
+
     def test_verify_and_drill_read_all_of_it(self, chain: Application) -> None:
         assert chain.job.dbbackup.ok("verify", chain.job.name)["opened"]
         proven = chain.job.dbbackup.ok("drill", chain.job.name)["proven"]
