@@ -134,8 +134,11 @@ class TestRestore:
         assert server.is_spoiled
         assert not (mount / "data.mdb").exists()
 
-    def test_needs_to_know_where(self, server: Server) -> None:
-        assert "container" in server.command.fails(1, "restore", "chroma")
+    def test_needs_to_know_where(self, server: Server, tmp_path: Path) -> None:
+        """Its own job file tells the container."""
+        without_jobs = Command(server.command.repository, tmp_path / "none")
+        assert "name it with container" in without_jobs.fails(1, "restore", "chroma")
+        assert "already holds" in server.command("restore", "chroma").stdout
 
 
 class TestDrill:
