@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -274,7 +275,11 @@ class TestElsewhere:
         real = dbbackup.ok("restore", "kg", "--force")
 
         def without_time(result: dict[str, Any]) -> dict[str, Any]:
-            return {**result, "aside": [path.rsplit("-", 1)[0] for path in result["aside"]]}
+            named = {
+                name: [re.sub(r"(before-restore-)\w+", r"\1", line) for line in result[name]]
+                for name in ("aside", "undo")
+            }
+            return {**result, **named}
 
         assert without_time(predicted) == without_time(real)
         assert len(predicted["aside"]) == 3

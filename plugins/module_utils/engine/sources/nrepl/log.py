@@ -201,7 +201,7 @@ _DIALECTS: Dict[str, _Dialect] = {
         instant="(.format (.withZone (java.time.format.DateTimeFormatter/ofPattern \"yyyy-MM-dd'T'HH:mm:ss.SSS'Z'\")"
         " java.time.ZoneOffset/UTC) (java.time.Instant/ofEpochMilli time))",
         pause="(Thread/sleep 20)",
-        tries=100,
+        tries=500,
     ),
     "nbb": _Dialect(
         problem=":default",
