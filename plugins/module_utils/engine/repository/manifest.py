@@ -87,7 +87,8 @@ class Kind:
     """How it was backed up. type is FULL or INCREMENT.
 
     reference has the ids of all that an increment cannot be restored without, the full one first, prior last.
-    consistency is transaction, crash (as after a power cut), logical (an export), or UNKNOWN, which never makes a good backup.
+    consistency is transaction, crash (as after a power cut), logical (an export), or UNKNOWN, which never makes a good
+    backup.
     """
 
     method: str
