@@ -190,7 +190,6 @@ SPOILED = {
     "unknown data version": (data_version(77), "unknown LMDB data version 77"),
     "32-bit": (make_32_bit, "32-bit"),
     "big-endian": (make_big_endian, "big-endian"),
-    "heed": (lock_version(2), "heed"),
     "unknown lock version": (lock_version(5), "version 5"),
     "another lock file": (lambda source: patched(source / "lock.mdb", 0, b"not LMDB"), "lock.mdb is not the lock file"),
 }
