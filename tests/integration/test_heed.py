@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import subprocess
@@ -13,10 +12,10 @@ from pathlib import Path
 import lmdb
 import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import heed_application as application
+from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
     NOBODY,
     Command,
-    as_ordinary_user,
     eventually,
     give_away,
     snapshot,
@@ -48,6 +47,15 @@ def goes_on(writer: application.Writer) -> None:
     before = writer.acknowledged()
     eventually(lambda: writer.acknowledged() > before + 1, "the application goes on")
     assert writer.alive()
+
+
+def fault_in(copy: Path, acknowledged: int) -> str:
+    """What the judge finds wrong, nothing in a good copy."""
+    try:
+        application.judge(copy, acknowledged)
+    except application.BrokenError as error:
+        return str(error)
+    return ""
 
 
 def lock_version_of(environment: Path) -> int:
@@ -111,20 +119,22 @@ def test_a_busy_application_is_not_backed_up_and_goes_on(dbbackup: Command, data
 
 
 @pytest.mark.slow
-def test_a_plain_copy_of_a_busy_application_fails_the_same_judge(data: Path, tmp_path: Path) -> None:
+def test_tar_of_a_busy_application_fails_the_same_judge(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    application.seed(data, 24)
     with application.Writer(data, tmp_path / "ledger", sync=False) as writer:
-        for number in range(30):
-            acknowledged, copy = writer.acknowledged(), tmp_path / f"copy-{number}"
+        for number in range(12):
+            acknowledged, copy, archive = writer.acknowledged(), tmp_path / f"copy-{number}", tmp_path / "data.tar.gz"
             copy.mkdir()
-            for name in ("vector", "graph", "media"):
-                subprocess.run(["cp", "-r", data / name, copy / name], check=True)
-                (copy / name / "lock.mdb").unlink(missing_ok=True)
-            try:
-                application.judge(copy, acknowledged)
-            except application.BrokenError:
+            # In the order in which copies one after the other do no harm: what is wrong then is each of them.
+            order = ["vector", "graph", "media"]
+            subprocess.run(["tar", "czf", archive, "-C", data, *order], stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(["tar", "xzf", archive, "-C", copy], check=True)
+            verdict = fault_in(copy, acknowledged)
+            if verdict and "refers to" not in verdict:
                 return
             shutil.rmtree(copy)
-    pytest.fail("the judge found nothing wrong in 30 plain copies")
+    pytest.fail("the judge found nothing wrong in 12 torn copies")
 
 
 def test_the_source_is_not_touched_and_the_lock_of_ucotron_does_not_come_back(
@@ -153,18 +163,22 @@ def test_both_meta_pages_of_the_copy_tell_of_its_transaction(dbbackup: Command, 
 
 
 @pytest.mark.root
-def test_a_lock_file_that_may_not_be_read(dbbackup: Command, data: Path, tmp_path: Path) -> None:
-    dbbackup.job("graph", data / "graph")
+def test_a_running_application_is_backed_up_by_an_ordinary_user(
+    dbbackup: Command, data: Path, tmp_path: Path, saboteur: Saboteur
+) -> None:
+    dbbackup.job("memory", data)
     dbbackup.repository.mkdir()
-    give_away(data)
-    give_away(dbbackup.repository)
-    give_away(dbbackup.jobs)
-    lock = data / "graph/lock.mdb"
-    os.chown(lock, 0, 0)
-    lock.chmod(0)
-    told = as_ordinary_user(lambda: dbbackup.ok("run", "graph")["backup"]["backup"]["method"], data)
-    assert told == "optimistic"
-    assert (lock.stat().st_uid, lock.stat().st_mode & 0o777) == (0, 0)
+    for directory in (data, dbbackup.repository, dbbackup.jobs):
+        give_away(directory)
+    with application.Writer(data, tmp_path / "ledger", pause=GENTLE) as writer:
+        acknowledged = writer.acknowledged()
+        give_away(data)
+        ended = saboteur.run(dbbackup.arguments("run", "memory")[2:], user=NOBODY)
+        assert ended.code == 0, ended
+        goes_on(writer)
+    dbbackup.ok("restore", "memory", "--dest", tmp_path / "restored")
+    (tmp_path / "restored/media").symlink_to(data / "media")
+    application.judge(tmp_path / "restored", acknowledged)
 
 
 @pytest.mark.root
