@@ -89,6 +89,10 @@ options:
     type: list
     elements: str
     default: []
+  library:
+    description: What opens a copy of Datalevin that was never opened before, as
+      O(embedded.db_backup.lmdb_backup#module:library) says.
+    type: path
   timeout:
     description: Seconds without a sign of life after which the process is ended that reads a copy which was never
       opened before.
@@ -346,6 +350,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operatio
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.fetch import fetched
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Tools
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stores.table import Store
 
 FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat", "health")
@@ -368,6 +373,7 @@ def main() -> None:
             "service": {"type": "str"},
             "heartbeat": {"type": "str"},
             "health": {"type": "list", "elements": "str", "default": []},
+            "library": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             "connection": {"type": "str"},
             "import_function": {"type": "str"},
@@ -439,7 +445,7 @@ def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         service=params["service"],
         heartbeat=params["heartbeat"],
         health=params["health"],
-        timeout=params["timeout"],
+        tools=Tools(timeout=params["timeout"], library=params["library"]),
         describe=module._diff,
     )
     at = moment(params["at"])

@@ -45,6 +45,9 @@ options:
     description: Address of the Docker engine for O(drill_image). Without it, the one of the variable E(DOCKER_HOST),
       else that of this host.
     type: str
+  library:
+    description: What opens copies of Datalevin, as O(embedded.db_backup.lmdb_backup#module:library) says.
+    type: path
   timeout:
     description: Seconds without a sign of life after which the process that reads the copy is ended.
     type: int
@@ -212,6 +215,7 @@ def main() -> None:
             "drill_image": {"type": "str"},
             "drill_command": {"type": "str"},
             "docker_host": {"type": "str"},
+            "library": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             **REPOSITORY_ARGUMENTS,
         },
@@ -220,10 +224,16 @@ def main() -> None:
 
     def work() -> Dict[str, Any]:
         params, remember = module.params, not module.check_mode
-        job, timeout = repository_at(params["repository"]).job(params["name"]), params["timeout"]
+        job = repository_at(params["repository"]).job(params["name"])
+        tools = Tools(
+            params["drill_image"],
+            params["drill_command"],
+            params["docker_host"],
+            timeout=params["timeout"],
+            library=params["library"],
+        )
         if not params["drill"]:
-            return verify(job, params["id"], remember=remember, timeout=timeout).to_json()
-        tools = Tools(params["drill_image"], params["drill_command"], params["docker_host"], timeout)
+            return verify(job, params["id"], remember=remember, tools=tools).to_json()
         return drill(job, params["id"], tools, remember=remember).to_json()
 
     finish(module, work)

@@ -19,6 +19,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Report
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Origin
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import edn
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Tools
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file import kinds
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.findings import Findings
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.file.moments import moment_of
@@ -36,7 +37,7 @@ def checked(kind: str, content: bytes, folder: Path) -> Findings:
     path = folder / "a ?file#%41"
     path.write_bytes(content)
     path.chmod(0o600)
-    origin = FileSource.check({path.name: path}, Origin(str(path), len(content), details={"kind": kind}), 60)
+    origin = FileSource.check({path.name: path}, Origin(str(path), len(content), details={"kind": kind}), Tools())
     return Findings(origin.details["verified"], origin.details["not_verified"])
 
 

@@ -19,6 +19,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.de
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Report
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Origin, Position
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources import edn
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Tools
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl import quoting, told
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl.forms import fill
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl.options import NreplOptions
@@ -212,10 +213,10 @@ def test_a_check_compares_with_the_manifest(tmp_path: Path, changed: dict[str, A
     path.write_text("[{:a 1} {:b 2} {:c 3}]")
     path.chmod(0o600)
     files = {"export.edn": path}
-    completed = NreplSource.check(files, Origin("nrepl://x", 1, details=details()), 30)
+    completed = NreplSource.check(files, Origin("nrepl://x", 1, details=details()), Tools(timeout=30))
     assert completed.details["records"] == 3
-    assert NreplSource.check(files, completed, 30) == completed
+    assert NreplSource.check(files, completed, Tools(timeout=30)) == completed
     with pytest.raises(CorruptError, match=words):
-        NreplSource.check(files, Origin("nrepl://x", 1, details=details(**changed)), 30)
+        NreplSource.check(files, Origin("nrepl://x", 1, details=details(**changed)), Tools(timeout=30))
     with pytest.raises(CorruptError, match="files"):
-        NreplSource.check({"../x": path}, completed, 30)
+        NreplSource.check({"../x": path}, completed, Tools(timeout=30))

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add_for_jobs("status", "listing.status", "tell how jobs fared")
     verify = add_for_job("verify", "trials.verify", "read a backup and open it")
     verify.add_argument("--id", help="default: the newest")
-    _timeout(verify)
+    _opening_options(verify)
     look = add_for_job("check", "trials.check", "tell whether a job could run and how its backups are")
     look.add_argument("--max-age-hours", type=float, help="an older last good backup is a fault")
     _drill_options(add_for_job("drill", "trials.drill", "restore a backup aside and open it with the real engine"))
@@ -131,6 +131,7 @@ def _drill_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", help="default: the newest")
     parser.add_argument("--drill-image", metavar="IMAGE", help="image of the server to open it with")
     parser.add_argument("--drill-command", metavar="PROGRAM", help="program of the server to open it with")
+    _library(parser)
     _docker_host(parser)
 
 
@@ -156,7 +157,7 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--service", help="the same with a service of systemd")
     _docker_host(parser)
     parser.add_argument("--heartbeat", metavar="URL", help="what must answer afterwards, else all is undone")
-    _timeout(parser)
+    _opening_options(parser)
     _dry_run(parser)
     group = parser.add_argument_group("load an export back into a running application, not into files")
     group.add_argument("--connection", metavar="NAME", help="the var with the connection, as my.app/conn")
@@ -194,9 +195,14 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=metavar)
 
 
-def _timeout(parser: argparse.ArgumentParser) -> None:
+def _opening_options(parser: argparse.ArgumentParser) -> None:
     text = f"seconds of silence after which opening the copy fails, default: {DEFAULT_TIMEOUT}"
     parser.add_argument("--timeout", type=int, metavar="SECONDS", default=DEFAULT_TIMEOUT, help=text)
+    _library(parser)
+
+
+def _library(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--library", metavar="PATH", help="what opens copies of Datalevin, as libdtlv.so or its jar")
 
 
 def _dry_run(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ContextManager, List, Optional
 from .. import jobs, times
 from ..errors import UsageError
 from ..repository.repository import JobDirectory, Repository
+from ..sources.base import Tools
 from ..tables import printable
 
 _PASSWORD = re.compile(r"password\s*=|://[^@/?]*:[^/?]*@", re.IGNORECASE)
@@ -42,6 +43,12 @@ def repositories_of(options: argparse.Namespace) -> List[Repository]:
     if options.repository or options.job:
         return [repository_of(options)]
     return jobs.repositories(options.jobs_directory)
+
+
+def tools_of(options: argparse.Namespace, told: Tools) -> Tools:
+    """What opens copies: as told, else as the file of the job says."""
+    known = options.job in jobs.names(options.jobs_directory)
+    return jobs.load(options.jobs_directory, options.job).source.tools(told) if known else told
 
 
 def warning_lines(warnings: List[str]) -> List[str]:

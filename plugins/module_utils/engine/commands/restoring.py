@@ -20,9 +20,10 @@ from ..operations import restore as restoring
 from ..operations.inform import BackupInfo, inform
 from ..repository.repository import JobDirectory
 from ..routine import Application
+from ..sources.base import Tools
 from ..tables import printable, size_in_words, table
 from ..terminal import ProgressBar, ask, say
-from .common import Told, job_with_backup, repository_of, time_of, warning_lines
+from .common import Told, job_with_backup, repository_of, time_of, tools_of, warning_lines
 
 _LIST = ["", "ID", "AGE", "SIZE", "STATUS", "VERIFIED", "DRILLED"]
 _LONGEST_LIST = 20
@@ -83,7 +84,7 @@ def _request(options: argparse.Namespace) -> restoring.Request:
         owner=options.owner or known.owner,
         group=options.group or known.group,
         mode=mode,
-        timeout=options.timeout,
+        tools=tools_of(options, Tools(timeout=options.timeout, library=options.library)),
         container=Address(container, docker_host) if container else None,
         service=options.service or (None if is_elsewhere else known.service),
         heartbeat=options.heartbeat or known.heartbeat,

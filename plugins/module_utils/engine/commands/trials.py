@@ -15,14 +15,16 @@ from ..operations import verify as verifying
 from ..sources.base import Tools
 from ..tables import table
 from ..terminal import ProgressBar
-from .common import Told, repository_of, warning_lines
+from .common import Told, repository_of, tools_of, warning_lines
 
 
 def verify(options: argparse.Namespace) -> Told:
     """Read a backup and open it."""
     with ProgressBar("verifying", options.quiet) as progress:
-        job = repository_of(options).job(options.job)
-        result = verifying.verify(job, options.id, progress, timeout=options.timeout)
+        told = Tools(timeout=options.timeout, library=options.library)
+        result = verifying.verify(
+            repository_of(options).job(options.job), options.id, progress, tools=tools_of(options, told)
+        )
     lines = warning_lines(result.warnings)
     lines.append(f"{options.job}: {result.path}: verified{', opened and read' if result.opened else ''}")
     return Told(result.to_json(), "\n".join(lines))
@@ -40,11 +42,9 @@ def check(options: argparse.Namespace) -> Told:
 
 def drill(options: argparse.Namespace) -> Told:
     """Restore a backup aside and open it with the real engine."""
-    told = Tools(options.drill_image, options.drill_command, options.docker_host)
-    known = options.job in jobs.names(options.jobs_directory)
-    tools = jobs.load(options.jobs_directory, options.job).source.tools(told) if known else told
+    told = Tools(options.drill_image, options.drill_command, options.docker_host, library=options.library)
     with ProgressBar("restoring", options.quiet) as progress:
-        result = drilling.drill(repository_of(options).job(options.job), options.id, tools, progress)
+        result = drilling.drill(repository_of(options).job(options.job), options.id, tools_of(options, told), progress)
     lines = warning_lines(result.warnings)
     lines += [f"{options.job}: {result.path}: drill passed", *(f"  {sentence}" for sentence in result.proven)]
     return Told(result.to_json(), "\n".join(lines))

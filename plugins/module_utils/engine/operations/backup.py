@@ -27,7 +27,7 @@ from ..repository.repository import JobDirectory
 from ..repository.retention import Candidate, Standing
 from ..repository.staging import Staging
 from ..repository.state import Attempt, State, Verification
-from ..sources.base import Capture, Inspection
+from ..sources.base import Capture, Inspection, Tools
 from .progress import Progress, silent
 from .proof import corruption_in, prove
 from .prune import Plan, prune
@@ -255,7 +255,7 @@ def _read_back(job: Job, staging: Staging, capture: Capture, progress: Progress)
             source=type(job.source),
             origin=capture.origin,
             scratch=scratch,
-            timeout=job.timeout,
+            tools=job.source.tools(Tools(timeout=job.timeout)),
             progress=progress,
         )
 

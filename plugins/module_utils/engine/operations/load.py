@@ -19,6 +19,7 @@ from ..nrepl.deadline import Deadline
 from ..processes import DEFAULT_TIMEOUT, check_timeout
 from ..repository.manifest import Manifest
 from ..repository.repository import JobDirectory
+from ..sources.base import Tools
 from ..sources.nrepl import loading, quoting
 from ..sources.nrepl.arrival import Arrival
 from ..sources.nrepl.loading import State
@@ -263,7 +264,7 @@ def _verified(directory: JobDirectory, choice: Choice, timeout: float, progress:
         with corruption_in(f"backup {choice.chain.backup.id} of job {directory.name}"):
             for path in texts:
                 choice.load(path, InThread(SparseFileWriter(scratch.create(path), durable=False)), progress)
-            NreplSource.check(texts, choice.manifest.source, timeout)
+            NreplSource.check(texts, choice.manifest.source, Tools(timeout=timeout))
         yield list(texts.values())
 
 

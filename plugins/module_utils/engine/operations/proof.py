@@ -16,7 +16,7 @@ from ..repository.manifest import FileRecord, Origin
 from ..repository.published import PublishedBackup
 from ..repository.staging import WorkingDirectory
 from ..sources import tree
-from ..sources.base import Source, Tree
+from ..sources.base import Source, Tools, Tree
 from ..stream.stages import Reader, SparseFileWriter, Stage
 from ..stream.transfer import Stored, load
 from .progress import Progress
@@ -30,7 +30,7 @@ def prove(
     source: Type[Source],
     origin: Origin,
     scratch: Optional[WorkingDirectory],
-    timeout: float,
+    tools: Tools,
     progress: Progress,
 ) -> Origin:
     """Read every stored file; with a scratch directory, open the content there with the engine too.
@@ -50,7 +50,7 @@ def prove(
             # What was just written is to be read from the medium, not from memory.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         load_record(stored, record, compression, target, progress)
-    return source.check(unpacked, origin, timeout) if scratch else origin
+    return source.check(unpacked, origin, tools) if scratch else origin
 
 
 def checked_trees(records: List[FileRecord], source: Type[Source], origin: Origin) -> Dict[str, Tree]:

@@ -22,7 +22,7 @@ from ..containers.standstill import standstill
 from ..errors import CorruptError, RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
-from ..processes import DEFAULT_TIMEOUT, check_timeout
+from ..processes import check_timeout
 from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
 from ..repository.published import PublishedBackup
@@ -30,7 +30,7 @@ from ..repository.repository import JobDirectory
 from ..repository.state import Exchange
 from ..services import ServiceStandstill
 from ..sources import tree
-from ..sources.base import Restoration, Source, Tree
+from ..sources.base import Restoration, Source, Tools, Tree
 from ..sources.registry import source_of
 from ..standstill import Standstill, StillRunningError
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
@@ -48,10 +48,9 @@ _LARGEST_NUMBER = (1 << 32) - 2
 class Request:
     """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
 
-    timeout is the longest silence of the process that reads a copy which was never opened, in seconds. With describe,
-    the differences between what is there and what comes are told. container or service, a unit of systemd, is stopped
-    while its files are exchanged, and started; heartbeat is a URL that must answer then, health a program with its
-    arguments that must end with 0.
+    tools are for a copy that was never opened. With describe, the differences between what is there and what comes are
+    told. container or service, a unit of systemd, is stopped while its files are exchanged, and started; heartbeat is a
+    URL that must answer then, health a program with its arguments that must end with 0.
     """
 
     destination: Optional[Path] = None
@@ -59,7 +58,7 @@ class Request:
     owner: Optional[str] = None
     group: Optional[str] = None
     mode: Optional[int] = None
-    timeout: float = DEFAULT_TIMEOUT
+    tools: Tools = dataclasses.field(default_factory=Tools)
     describe: bool = False
     container: Optional[Address] = None
     service: Optional[str] = None
@@ -197,7 +196,7 @@ class _Restore:
             raise UsageError(f"dest {plan.root} is not an absolute path")
         # The destination itself is the administrator's choice, link or not; links inside it are not followed.
         plan = dataclasses.replace(plan, root=Path(os.path.realpath(plan.root)))
-        check_timeout(request.timeout)
+        check_timeout(request.tools.timeout)
         if request.mode is not None and not 0 <= request.mode <= 0o777:
             raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
         uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
@@ -329,7 +328,8 @@ class _Restore:
                 self._stage_tree(swap, record)
             else:
                 staged[record.path] = self._stage_file(swap, record)
-        if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check():
+        tools, origin = self.request.tools, self.manifest.source
+        if not (self.manifest.check and self.manifest.check.opened) and self.source.can_check(origin, tools):
             # Nobody has ever opened this copy: do it before it replaces anything.
             with contextlib.ExitStack() as stack:
                 for record in self.manifest.files:
@@ -337,7 +337,7 @@ class _Restore:
                         spare = stack.enter_context(swap.spare(self.plan.root / record.path))
                         self._load(record, InThread(SparseFileWriter(create(spare))))
                         staged[record.path] = self.plan.root / spare.name
-                self.source.check(staged, self.manifest.source, self.request.timeout)
+                self.source.check(staged, origin, tools)
         return [staged[record.path] for record in self.manifest.files if record.content == "file"]
 
     def _stage_file(self, swap: Swap, record: FileRecord) -> Path:

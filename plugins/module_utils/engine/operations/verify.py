@@ -13,12 +13,13 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 
 from .. import times
 from ..errors import CorruptError, sentence
-from ..processes import DEFAULT_TIMEOUT, check_timeout
+from ..processes import check_timeout
 from ..repository.chain import Link
 from ..repository.manifest import UNKNOWN
 from ..repository.repository import JobDirectory
 from ..repository.staging import WorkingDirectory
 from ..repository.state import Attempt, Verification
+from ..sources.base import Tools
 from ..sources.registry import source_of
 from .progress import Progress, silent
 from .proof import corruption_in, prove
@@ -53,16 +54,16 @@ def verify(
     progress: Progress = silent,
     *,
     remember: bool = True,
-    timeout: float = DEFAULT_TIMEOUT,
+    tools: Optional[Tools] = None,
 ) -> Verified:
     """Read everything a backup stores and compare it with its manifest, then open it with its engine.
 
     What it builds on is read and opened as well. Without an id it is the newest backup that claims to be complete.
     Raises CorruptError. The result is remembered either way where the job can be written to; unless told otherwise,
     when nothing there is touched.
-    timeout is the longest silence of the process that reads the copy, in seconds.
     """
-    check_timeout(timeout)
+    tools = tools or Tools()
+    check_timeout(tools.timeout)
     backup = directory.backup(backup_id or newest_id(directory))
     faults: _Faults = {}
     try:
@@ -70,7 +71,7 @@ def verify(
         with chain.in_use():
             chain.check_sizes()
             inside = remember and directory.is_writable()
-            work = _Proving(directory.scratch if inside else directory.scratch_elsewhere, timeout, progress)
+            work = _Proving(directory.scratch if inside else directory.scratch_elsewhere, tools, progress)
             for link in chain.links:
                 with chain.blaming(link), _noted(link, faults):
                     work.prove(link)
@@ -80,7 +81,8 @@ def verify(
         if forgotten:
             raise CorruptError(f"{error}; and {forgotten}") from error
         raise
-    manifest, opened = chain.manifest, source_of(chain.manifest.engine.name).can_check()
+    manifest = chain.manifest
+    opened = source_of(manifest.engine.name).can_check(manifest.source, tools)
     warnings = [] if opened else ["the engine of the backup is not here to open it with; only checksums were compared"]
     forgotten = _remember(directory, backup.id, faults) if remember else None
     if forgotten:
@@ -100,7 +102,7 @@ class _Proving(NamedTuple):
     """How backups are read."""
 
     make_scratch: Callable[[], ContextManager[WorkingDirectory]]
-    timeout: float
+    tools: Tools
     progress: Progress
 
     def prove(self, link: Link) -> None:
@@ -108,7 +110,8 @@ class _Proving(NamedTuple):
         backup, manifest = link.backup, link.manifest
         source = source_of(manifest.engine.name)
         with contextlib.ExitStack() as stack:
-            scratch = stack.enter_context(self.make_scratch()) if source.can_check() else None
+            can_check = source.can_check(manifest.source, self.tools)
+            scratch = stack.enter_context(self.make_scratch()) if can_check else None
             stack.enter_context(corruption_in(f"backup {backup.id} of job {backup.job}"))
             prove(
                 backup,
@@ -117,7 +120,7 @@ class _Proving(NamedTuple):
                 source=source,
                 origin=manifest.source,
                 scratch=scratch,
-                timeout=self.timeout,
+                tools=self.tools,
                 progress=self.progress,
             )
 

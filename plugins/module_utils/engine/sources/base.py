@@ -15,6 +15,7 @@ from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
 from ..containers import readiness
 from ..containers.container import Address
 from ..errors import CorruptError, SourceError
+from ..processes import DEFAULT_TIMEOUT
 from ..repository.manifest import Kind, Manifest, Named, Origin
 from ..repository.staging import Staging
 from .tree import Included
@@ -84,15 +85,17 @@ class Moment:
 
 @dataclasses.dataclass(frozen=True)
 class Tools:
-    """What a drill may use to start a server: an image at a Docker engine, or a program.
+    """What a check or a drill may use to open a copy with its engine: a server out of an image at a Docker engine, or
+    of a program; or a library. Never what a manifest names.
 
-    timeout bounds the start, in seconds. An embedded engine needs none of it.
+    timeout bounds the start of a server, and the silence of a process that reads; in seconds.
     """
 
     image: Optional[str] = None
     command: Optional[str] = None
     docker_host: Optional[str] = None
-    timeout: float = 60
+    timeout: float = DEFAULT_TIMEOUT
+    library: Optional[str] = None
 
 
 class Source(abc.ABC):
@@ -143,17 +146,17 @@ class Source(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def can_check() -> bool:
-        """Whether this host has what it takes to open a copy."""
+    def can_check(origin: Origin, tools: Tools) -> bool:
+        """Whether this host has what it takes to open such a copy."""
 
     @staticmethod
     @abc.abstractmethod
-    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+    def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         """Open the unpacked copies with the engine and read all of them.
 
         files has them by record path, a tar that is data as such. They are private files that were just made of what
         may come from a stranger: open them in a Child that runs as NOBODY, before it takes these rights or through a
-        descriptor of processes.lent_to_nobody. timeout is its longest silence, in seconds.
+        descriptor of processes.lent_to_nobody.
         Returns the origin completed with what was counted. Raises CorruptError.
         """
 
@@ -185,7 +188,7 @@ class Source(abc.ABC):
         """Raise RestoreError when an application has the destination open; returns warnings of what cannot be seen."""
 
     def tools(self, told: Tools) -> Tools:
-        """What a drill of this job may use: as told, else as its options say."""
+        """What checks and drills of this job may use: as told, else as its options say."""
         return told
 
     @classmethod
@@ -194,8 +197,8 @@ class Source(abc.ABC):
 
         Raises CorruptError when the copy does not hold what the backup should, SourceError when the engine is not here.
         """
-        if not cls.can_check():
+        if not cls.can_check(manifest.source, tools):
             raise SourceError(f"a drill needs the engine of {manifest.engine.name} on this host")
         files = {path: restored.root / name for path, name in restored.files.items()}
-        cls.check(files, manifest.source, tools.timeout)
+        cls.check(files, manifest.source, tools)
         return ["opened and read whole by its engine"]

@@ -129,11 +129,11 @@ class ChromaSource(Source):
         )
 
     @staticmethod
-    def can_check() -> bool:
+    def can_check(origin: Origin, tools: Tools) -> bool:  # noqa: ARG004 - for those that need to know
         return bool(copies.sqlite3)
 
     @staticmethod
-    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+    def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         details = _details(origin)
         if set(files) != {FILE_NAME, *([_SEGMENTS] if details.segments else [])}:
             raise CorruptError("the files of the manifest are not those of its source")
@@ -143,7 +143,7 @@ class ChromaSource(Source):
             child = Child(
                 lambda report: _check(copied, archive, details, report),
                 what="the process that reads it",
-                timeout=timeout,
+                timeout=tools.timeout,
                 owner=NOBODY,
                 prepare=copied.open,
                 descriptors=[] if archive is None else [archive],

@@ -20,7 +20,7 @@ from ...repository.manifest import UNKNOWN, Kind, Manifest, Named, Origin
 from ...repository.staging import Staging
 from ...stream.stages import CHUNK
 from .. import usage
-from ..base import Capture, Inspection, Restoration, Source, Tree
+from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..sqlite import copies
 from . import kinds
 from .findings import Findings
@@ -86,11 +86,11 @@ class FileSource(Source):
         return (now.path, now.size, now.details) == (then.path, then.size, then.details)
 
     @staticmethod
-    def can_check() -> bool:
+    def can_check(origin: Origin, tools: Tools) -> bool:  # noqa: ARG004 - for those that need to know
         return copies.sqlite3 is not None
 
     @staticmethod
-    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+    def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         details = _details(origin)
         _name, path = _only(files)
         copied = copies.Copy(path)
@@ -99,7 +99,7 @@ class FileSource(Source):
             child = Child(
                 lambda report: kinds.check(details.kind, report, lent, copied),
                 what="the process that reads it",
-                timeout=timeout,
+                timeout=tools.timeout,
                 owner=NOBODY,
                 # SQLite must be given its name, which leads through directories of others.
                 prepare=copied.open if details.kind == kinds.SQLITE else None,

@@ -19,7 +19,7 @@ from ...processes import DEFAULT_TIMEOUT, NOBODY, Child, Owner, check_timeout, l
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
-from ..base import Capture, Inspection, Restoration, Source, Tree
+from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
 from . import library
 from .format import Meta, lock_version, parse_metas, read_metas, refuse_foreign_lock
@@ -117,16 +117,16 @@ class LmdbSource(Source):
         )
 
     @staticmethod
-    def can_check() -> bool:
+    def can_check(origin: Origin, tools: Tools) -> bool:  # noqa: ARG004 - for those that need to know
         return library.can_read()
 
     @staticmethod
-    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+    def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         details = _details(origin)
         _match(details, list(files))
         environments = []
         for environment in details.environments:
-            databases = _read_copy(files[environment.path], environment.path, timeout)
+            databases = _read_copy(files[environment.path], environment.path, tools.timeout)
             if environment.databases and environment.databases != databases:
                 raise CorruptError(
                     f"{environment.path} has the databases {_counts(databases)}, "

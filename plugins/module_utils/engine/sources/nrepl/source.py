@@ -125,22 +125,22 @@ class NreplSource(Source):
         )
 
     @staticmethod
-    def can_check() -> bool:
+    def can_check(origin: Origin, tools: Tools) -> bool:  # noqa: ARG004 - for those that need to know
         return True
 
     @staticmethod
-    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+    def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         details, logs = _details(origin), sorted(path for path in files if transactions.is_name(path))
         if set(files) - set(logs) - {EXPORT} or (logs and details.content != TX_LOG) or not files:
             raise CorruptError("the files of the manifest are not those of its source")
         records = 0
         if EXPORT in files:
-            counted = edn.Counted(*_read(files[EXPORT], edn.scan, timeout))
+            counted = edn.Counted(*_read(files[EXPORT], edn.scan, tools.timeout))
             records = counted.listed if details.database else counted.records
             if records < details.min_records:
                 raise CorruptError(f"{EXPORT} holds {records} records, fewer than min_records, {details.min_records}")
         if logs:
-            records = _check_logs([files[path] for path in logs], origin, timeout)
+            records = _check_logs([files[path] for path in logs], origin, tools.timeout)
         # With others that it builds on, they are those of the last one.
         if len(files) == 1 and details.records is not None and records != details.records:
             (path,) = files
@@ -176,7 +176,7 @@ class NreplSource(Source):
     @classmethod
     def drill(cls, manifest: Manifest, restored: Restoration, tools: Tools) -> List[str]:
         files = {path: restored.root / name for path, name in restored.files.items()}
-        details = _details(cls.check(files, manifest.source, tools.timeout))
+        details = _details(cls.check(files, manifest.source, tools))
         if len(files) > 1:
             return [f"read whole as EDN, a snapshot and {len(files) - 1} files of transactions that continue it"]
         return [f"read whole as EDN, with {details.records} records"]

@@ -20,7 +20,7 @@ from ...processes import NOBODY, Child, Report, lent_to_nobody
 from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging, WorkingDirectory
 from .. import tree, usage
-from ..base import Capture, Inspection, Restoration, Source, Tree
+from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from . import copies, snapshot
 from .format import read_header
 from .live import LiveDatabase
@@ -129,11 +129,11 @@ class SqliteSource(Source):
         )
 
     @staticmethod
-    def can_check() -> bool:
+    def can_check(origin: Origin, tools: Tools) -> bool:  # noqa: ARG004 - for those that need to know
         return bool(copies.sqlite3)
 
     @staticmethod
-    def check(files: Dict[str, Path], origin: Origin, timeout: float) -> Origin:
+    def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         details = _details(origin)
         if list(files) != [details.file]:
             raise CorruptError("the files of the manifest are not those of its source")
@@ -142,7 +142,7 @@ class SqliteSource(Source):
             child = Child(
                 lambda report: _examine(descriptor, copied, details, report),
                 what="the process that reads it",
-                timeout=timeout,
+                timeout=tools.timeout,
                 owner=NOBODY,
                 prepare=copied.open,
                 descriptors=[descriptor],
