@@ -113,7 +113,7 @@ def read_all(report: Report, artifact: Artifact, descriptor: int, name: str) -> 
     with opened as environment, calls.transaction(environment) as transaction:
         names: List[bytes] = []
         found = [_read(report, calls, transaction, None, names)]
-        for key in names:
+        for key in (name for name in names if b"\0" not in name):
             database = _read(report, calls, transaction, key, None)
             found += [database] if database else []
     return [dataclasses.asdict(database) for database in found if database]
@@ -134,8 +134,8 @@ def _read(
         if count % _BATCH == 0:
             report.alive()
         count += 1
-        if names is not None and len(value) == DESCRIPTION_SIZE and describes_database(value) and b"\0" not in key:
-            names.append(key)
+        if names is not None and len(value) == DESCRIPTION_SIZE and describes_database(value):
+            names.append(key[:-1] if key.endswith(b"\0") else key)
     told = calls.entries(transaction, handle)
     if count != told:
         raise CorruptError(f"a database has {count} records where its own header tells {told}")

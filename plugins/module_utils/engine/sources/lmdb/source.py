@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""LMDB 0.9: hot copies out of a read transaction, restored by replacing the data file."""
+"""LMDB and its forks: hot copies out of a read transaction, restored by replacing the data file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
@@ -21,8 +21,9 @@ from ...repository.staging import Staging
 from .. import tree
 from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
-from . import library
-from .format import Meta, lock_version, parse_metas, read_metas, refuse_foreign_lock
+from . import engines
+from .companions import companions_of, displaced_for
+from .format import KNOWN, Meta, lock_version, metas_of, parse_metas, read_metas
 from .library import Database
 from .locations import Location, Locations, locate, lock_path
 
@@ -32,12 +33,16 @@ _HEAD = 1 << 17
 
 @dataclasses.dataclass(frozen=True)
 class LmdbOptions:
-    """What a job of type lmdb can say. timeout is the longest silence of a child process, in seconds."""
+    """What a job of type lmdb can say. timeout is the longest silence of a child process, in seconds.
+
+    library is the shared library of a fork, or the jar, uberjar or wheel of Datalevin that brings one.
+    """
 
     path: str
     method: str = "auto"
     compact: bool = False
     include: List[str] = dataclasses.field(default_factory=list)
+    library: Optional[str] = None
     timeout: int = DEFAULT_TIMEOUT
 
 
@@ -79,14 +84,11 @@ class LmdbSource(Source):
     def inspect(self) -> Inspection:
         locations = locate(self._path)
         self._check_include(locations.root, locations.environments)
-        library.copier()
-        environments, size = [], 0
-        for location in locations.environments:
-            meta, version = _look_at(location)
-            position = Position("txnid", meta.txnid, meta.txnid, meta.fingerprint)
-            environments.append(_environment(location, meta, version, position, []))
-            size += meta.used_size
-        included = tree.scan(locations.root, self._options.include)
+        with engines.at_hand(self._options.library) as at_hand:
+            looks = [_look_at(location, at_hand) for location in locations.environments]
+        environments = [_environment(look, look.position, []) for look in looks]
+        size = sum(look.meta.used_size for look in looks)
+        included = tree.scan(locations.root, self._included(looks))
         details = Details(environments, included, locations.is_single_file)
         return Inspection(
             _origin(self._place(locations), details, size + sum(entry.size for entry in included)), _ENGINE
@@ -95,9 +97,15 @@ class LmdbSource(Source):
     def capture(self, staging: Staging) -> Capture:
         locations = locate(self._path)
         self._check_include(locations.root, locations.environments)
-        copied_by = library.copier()
-        environments = [self._copy(location, staging) for location in locations.environments]
-        included, warnings = self._copy_included(locations.root, staging)
+        with engines.at_hand(self._options.library) as at_hand:
+            # All are looked at before the first is copied.
+            chosen = [_look_at(location, at_hand) for location in locations.environments]
+            copies = [self._copy(look, staging) for look in chosen]
+        environments, copied_by = (
+            [copy for copy, _name in copies],
+            ", ".join(dict.fromkeys(name for _copy, name in copies)),
+        )
+        included, warnings = self._copy_included(locations.root, self._included(chosen), staging)
         details = Details(environments, included, locations.is_single_file)
         size = sum(record.size for record in staging.records)
         kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
@@ -117,22 +125,18 @@ class LmdbSource(Source):
         )
 
     @staticmethod
-    def can_check(origin: Origin, tools: Tools) -> bool:  # noqa: ARG004 - for those that need to know
-        return library.can_read()
+    def can_check(origin: Origin, tools: Tools) -> bool:
+        return all(engines.can_read(entry.data_version, tools.library) for entry in _details(origin).environments)
 
     @staticmethod
     def check(files: Dict[str, Path], origin: Origin, tools: Tools) -> Origin:
         details = _details(origin)
         _match(details, list(files))
-        environments = []
-        for environment in details.environments:
-            databases = _read_copy(files[environment.path], environment.path, tools.timeout)
-            if environment.databases and environment.databases != databases:
-                raise CorruptError(
-                    f"{environment.path} has the databases {_counts(databases)}, "
-                    f"its source had {_counts(environment.databases)}"
-                )
-            environments.append(dataclasses.replace(environment, databases=databases))
+        with engines.at_hand(tools.library) as at_hand:
+            environments = [
+                _checked(environment, files[environment.path], at_hand, tools.timeout)
+                for environment in details.environments
+            ]
         completed = dataclasses.replace(details, environments=environments)
         return dataclasses.replace(origin, details=encode(completed))
 
@@ -153,7 +157,13 @@ class LmdbSource(Source):
         stale = [lock_path(path, details.single_file) for path in names.values()]
         trees = [entry.path for entry in details.include]
         map_sizes = {names[entry.path]: entry.map_size for entry in details.environments}
-        return Restoration(target, names, trees, stale, map_sizes)
+        displaced = [
+            path
+            for entry in details.environments
+            for path in displaced_for(names[entry.path], entry.data_version)
+            if path not in trees
+        ]
+        return Restoration(target, names, trees, stale, map_sizes, displaced)
 
     @staticmethod
     def refuse_in_use(restoration: Restoration) -> List[str]:
@@ -179,15 +189,22 @@ class LmdbSource(Source):
             if root / path == location.lock:
                 raise UsageError(f"include {path!r} is the lock file of {location.data}, which is never copied")
 
-    def _copy(self, location: Location, staging: Staging) -> Environment:
-        before, version = _look_at(location)
+    def _included(self, looks: List[_Look]) -> List[str]:
+        """What the options say, and what Datalevin needs beside its data."""
+        companions = [path for look in looks for path in companions_of(look.location, look.meta.data_version)]
+        return [*self._options.include, *(path for path in companions if not overlap([*self._options.include, path]))]
+
+    def _copy(self, look: _Look, staging: Staging) -> Tuple[Environment, str]:
+        """The copy, and what made it."""
+        location, engine = look.location, look.engine
         status = os.stat(location.data)
         child = Child(
-            lambda report: library.copy(report, location.place, self._options.compact),
+            lambda report: engine.copy(report, location.place, self._options.compact),
             what=f"the copy of {location.data}",
             timeout=self._options.timeout,
             owner=Owner.of(status),
             directory=location.directory,
+            descriptors=engine.descriptors,
         )
         with child, staging.store(location.path, status) as stream:
             head = b""
@@ -195,46 +212,58 @@ class LmdbSource(Source):
                 head += chunk[: _HEAD - len(head)]
                 stream.write(chunk)
             known = child.result()
-        after = read_metas(location.data)[0]
-        _check_whole(location, head, staging.records[-1].size)
-        if version is None and after.txnid > before.txnid + 1:
+        after = read_metas(location.data, KNOWN)[0]
+        copied = _check_whole(location, head, staging.records[-1].size)
+        if look.lock_version is None and after.txnid > look.meta.txnid + 1:
             raise SourceError(f"an application began to write to {location.data} while it was copied; run it again")
-        position = self._position(known, head, before, after)
+        position = self._position(known, copied, look.meta, after)
         databases = [Database(**entry) for entry in known.get("databases") or []]
-        return _environment(location, before, version, position, databases)
+        name = "{}, {}".format(engine, known["library"]) if "library" in known else str(engine)
+        return _environment(look, position, databases), name
 
-    def _position(self, known: Dict[str, Any], head: bytes, before: Meta, after: Meta) -> Position:
+    def _position(self, known: Dict[str, Any], copied: Meta, before: Meta, after: Meta) -> Position:
         """The transaction of the copy, or the span it lies in where a compact copy does not tell."""
         if not self._options.compact:
-            copied = parse_metas(head)[0]
             return Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
-        if known:
+        if "txnid" in known:
             return Position("txnid", known["txnid"], known["txnid"], known["fingerprint"])
         same = before.fingerprint == after.fingerprint
         return Position("txnid", before.txnid, after.txnid, before.fingerprint if same else None)
 
-    def _copy_included(self, root: Path, staging: Staging) -> Tuple[List[tree.Included], List[str]]:
-        if not self._options.include:
+    @staticmethod
+    def _copy_included(root: Path, include: List[str], staging: Staging) -> Tuple[List[tree.Included], List[str]]:
+        if not include:
             return [], []
         with staging.store(tree.RECORD_PATH, os.stat(root), content="tar") as stream:
-            return tree.write(stream, root, self._options.include)
+            return tree.write(stream, root, include)
 
 
-def _look_at(location: Location) -> Tuple[Meta, Optional[int]]:
-    """The current meta page and the version of the lock file.
+class _Look(NamedTuple):
+    """An environment before it is copied: its current meta page, the version of its lock file, what may read it."""
 
-    Raises SourceError unless both are of LMDB 0.9.
-    """
-    meta = read_metas(location.data)[0]
+    location: Location
+    meta: Meta
+    lock_version: Optional[int]
+    engine: engines.Engine
+
+    @property
+    def position(self) -> Position:
+        """Its last transaction."""
+        return Position("txnid", self.meta.txnid, self.meta.txnid, self.meta.fingerprint)
+
+
+def _look_at(location: Location, at_hand: engines.Engines) -> _Look:
+    """Raises SourceError when nothing that is at hand may read it beside the application."""
+    meta = read_metas(location.data, KNOWN)[0]
     version = lock_version(location.lock)
-    refuse_foreign_lock(location.data, version)
-    return meta, version
+    return _Look(location, meta, version, at_hand.for_live(location.data, meta.data_version, version))
 
 
-def _check_whole(location: Location, head: bytes, size: int) -> None:
-    metas = parse_metas(head)
+def _check_whole(location: Location, head: bytes, size: int) -> Meta:
+    metas = parse_metas(head, KNOWN)
     if not metas or size < metas[0].used_size:
         raise SourceError(f"the copy of {location.data} is not a whole environment")
+    return metas[0]
 
 
 def _origin(path: Path, details: Details, size: int) -> Origin:
@@ -242,20 +271,38 @@ def _origin(path: Path, details: Details, size: int) -> Origin:
     return Origin(path=str(path), size=size, position=only, details=encode(details))
 
 
-def _environment(
-    location: Location, meta: Meta, version: Optional[int], position: Position, databases: List[Database]
-) -> Environment:
-    return Environment(location.path, meta.data_version, version, meta.page_size, meta.map_size, position, databases)
+def _environment(look: _Look, position: Position, databases: List[Database]) -> Environment:
+    meta = look.meta
+    return Environment(
+        look.location.path, meta.data_version, look.lock_version, meta.page_size, meta.map_size, position, databases
+    )
 
 
-def _read_copy(data: Path, name: str, timeout: float) -> List[Database]:
+def _checked(environment: Environment, data: Path, at_hand: engines.Engines, timeout: float) -> Environment:
+    databases = _read_copy(data, environment.path, at_hand, timeout)
+    if environment.databases and environment.databases != databases:
+        raise CorruptError(
+            f"{environment.path} has the databases {_counts(databases)}, "
+            f"its source had {_counts(environment.databases)}"
+        )
+    return dataclasses.replace(environment, databases=databases)
+
+
+def _read_copy(data: Path, name: str, at_hand: engines.Engines, timeout: float) -> List[Database]:
     with lent_to_nobody(data) as descriptor:
+        try:
+            # From the file itself: what a manifest says of it may not be true.
+            engine = at_hand.for_copy(metas_of(descriptor, Path(name), KNOWN)[0].data_version)
+        except SourceError as error:
+            raise CorruptError(str(error)) from error
+        if engine is None:
+            raise CorruptError(f"{name} is of another version of LMDB than its manifest says")
         child = Child(
-            lambda report: library.read_all(report, descriptor, name),
+            lambda report: engine.read_all(report, descriptor, name),
             what="the process that reads it",
             timeout=timeout,
             owner=NOBODY,
-            descriptors=[descriptor],
+            descriptors=[descriptor, *engine.descriptors],
             failing=CorruptError,
         )
         with child:
