@@ -21,7 +21,7 @@ from ...errors import BackupError, CorruptError, SourceError
 from ...paths import anchored
 from ...processes import Report
 from .artifact import Artifact
-from .format import DESCRIPTION_SIZE, KNOWN, describes_database, metas_of
+from .format import DESCRIPTION_SIZE, KNOWN, metas_of
 from .library import Database, Place
 
 _NOSUBDIR, _RDONLY, _NOTLS, _NOLOCK = 0x4000, 0x20000, 0x200000, 0x400000
@@ -124,7 +124,7 @@ def _read(
 ) -> Optional[Database]:
     """Read a database whole; None when a record only looked like the description of one.
 
-    names, if given, gets the keys whose values describe a database.
+    names, if given, gets the keys whose values may describe a database.
     """
     handle = calls.database(transaction, name)
     if handle is None:
@@ -134,7 +134,8 @@ def _read(
         if count % _BATCH == 0:
             report.alive()
         count += 1
-        if names is not None and len(value) == DESCRIPTION_SIZE and describes_database(value):
+        if names is not None and len(value) == DESCRIPTION_SIZE:
+            # Its flags are not looked at: forks have more of them, and the library tells what is no database.
             names.append(key[:-1] if key.endswith(b"\0") else key)
     told = calls.entries(transaction, handle)
     if count != told:

@@ -23,11 +23,11 @@ from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
 from . import engines
 from .companions import companions_of, displaced_for
-from .format import KNOWN, Meta, lock_version, metas_of, parse_metas, read_metas
+from .format import DLMDB, KNOWN, LMDB, LMDB_1, Meta, lock_version, metas_of, parse_metas, read_metas
 from .library import Database
 from .locations import Location, Locations, locate, lock_path
 
-_ENGINE = Named("lmdb", "0.9")
+_VERSIONS = {LMDB: "0.9", DLMDB: "DLMDB", LMDB_1: "1.0"}
 _HEAD = 1 << 17
 
 
@@ -91,7 +91,7 @@ class LmdbSource(Source):
         included = tree.scan(locations.root, self._included(looks))
         details = Details(environments, included, locations.is_single_file)
         return Inspection(
-            _origin(self._place(locations), details, size + sum(entry.size for entry in included)), _ENGINE
+            _origin(self._place(locations), details, size + sum(entry.size for entry in included)), _engine_of(looks)
         )
 
     def capture(self, staging: Staging) -> Capture:
@@ -109,7 +109,9 @@ class LmdbSource(Source):
         details = Details(environments, included, locations.is_single_file)
         size = sum(record.size for record in staging.records)
         kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
-        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, [*locations.warnings, *warnings])
+        return Capture(
+            _origin(self._place(locations), details, size), _engine_of(chosen), kind, [*locations.warnings, *warnings]
+        )
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -176,6 +178,9 @@ class LmdbSource(Source):
                     )
                 )
         return []
+
+    def tools(self, told: Tools) -> Tools:
+        return dataclasses.replace(told, library=told.library or self._options.library)
 
     def _place(self, locations: Locations) -> Path:
         """Where a restore goes: the file, or the directory also where its data.mdb was named."""
@@ -269,6 +274,11 @@ def _check_whole(location: Location, head: bytes, size: int) -> Meta:
 def _origin(path: Path, details: Details, size: int) -> Origin:
     only = details.environments[0].position if len(details.environments) == 1 else None
     return Origin(path=str(path), size=size, position=only, details=encode(details))
+
+
+def _engine_of(looks: List[_Look]) -> Named:
+    versions = sorted({look.meta.data_version for look in looks})
+    return Named("lmdb", ", ".join(_VERSIONS[version] for version in versions))
 
 
 def _environment(look: _Look, position: Position, databases: List[Database]) -> Environment:
