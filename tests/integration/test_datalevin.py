@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl.quoting import literal
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import DATALEVIN, Server
+from ansible_collections.embedded.db_backup.tests.nrepl_exports import literal
 from ansible_collections.embedded.db_backup.tests.tools import Command, eventually, snapshot
 
 BACKUPS = 20
@@ -184,9 +184,9 @@ def test_a_library_is_taken_from_where_it_is(
         with zipfile.ZipFile(library, "w") as archive:
             archive.write(jar, f"datalevin/jars/{jar.name}")
     dbbackup.job("kg", idle, library=str(library))
-    before = snapshot(idle)
+    before = (idle / "data.mdb").read_bytes()
     assert dbbackup.ok("run", "kg")["backup"]["check"]["opened"]
-    assert snapshot(idle) == before
+    assert (idle / "data.mdb").read_bytes() == before
     assert not (tmp_path / "escaped").exists()
 
 
@@ -242,11 +242,11 @@ def writable(path: Path) -> None:
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (lambda _path: None, "No such file"),
     "a directory": (lambda path: path.mkdir(), "is not a file"),
-    "a pipe": (lambda path: os.mkfifo(path), "is not a file"),
+    "a pipe": (os.mkfifo, "is not a file"),
     "no ELF": (not_elf, "neither an ELF file nor a jar"),
     "empty": (lambda path: path.write_bytes(b""), "neither an ELF file nor a jar"),
     "another machine": (other_machine, "built for another machine"),
-    "half a library": (half, "cannot be loaded"),
+    "half a library": (half, "library.so"),
     "no LMDB": (lambda path: compiled(path, "int x;"), "is not one of LMDB: it has no mdb_env_create"),
     "a zip of others": (empty_zip, "is an archive without datalevin/dtlvnative"),
     "a cut zip": (cut_zip, "cannot be taken out of this archive"),

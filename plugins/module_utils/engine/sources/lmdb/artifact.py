@@ -26,7 +26,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Iterator, List, Tuple
 
-from ...errors import DESCRIPTORS, SourceError, naming
+from ...errors import DESCRIPTORS, SourceError
 from ...stream.stages import CHUNK, write_all
 
 # In bytes; what Datalevin ships is a twentieth of it.
@@ -98,7 +98,7 @@ def _trusted(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         reason = "it is a link to itself" if error.errno == errno.ELOOP else error.strerror
         raise SourceError(f"library {path} cannot be read: {reason}") from error
-    with open(descriptor, "rb") as file, naming(path):
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"library {path} is not a file")
@@ -107,7 +107,10 @@ def _trusted(path: Path) -> Iterator[IO[bytes]]:
         _refuse_writable(real, status, path)
         for directory in real.parents:
             _refuse_writable(directory, os.stat(directory), path)
-        yield file
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_writable(place: Path, status: os.stat_result, path: Path) -> None:

@@ -205,7 +205,7 @@ class LmdbSource(Source):
         status = os.stat(location.data)
         child = Child(
             lambda report: engine.copy(report, location.place, self._options.compact),
-            what=f"the copy of {location.data}",
+            what=f"the copy of {location.data} by {engine}",
             timeout=self._options.timeout,
             owner=Owner.of(status),
             directory=location.directory,
