@@ -16,8 +16,9 @@ description:
     and publishes the copy in a repository.
   - The copy is made in a child process that runs as the owner of the data, with a deadline. The source is never
     changed; C(lock.mdb) is neither copied nor created.
-  - Environments of LMDB 0.9 are backed up. Those of heed (mdb.master), Datalevin (DLMDB) and LMDB 1.0 are recognized
-    and refused by name.
+  - Environments of LMDB 0.9 are backed up, those of LMDB 1.0 where py-lmdb 3 is installed, and those of Datalevin (DLMDB)
+    with its O(library). What Datalevin keeps beside C(data.mdb), as C(VERSION), is included.
+  - Those of heed (mdb.master) are recognized and refused by name, unless O(library) is one of its kind.
 options:
   path:
     description:
@@ -45,6 +46,13 @@ options:
     type: list
     elements: str
     default: []
+  library:
+    description:
+      - A shared library of a fork of LMDB, which copies and reads what the library of this host cannot, given as
+        C(libdtlv.so) or another C(.so), or as the jar, the uberjar or the wheel of Datalevin that brings it.
+      - It is loaded in a child process that runs as the owner of the data, and is refused when others than root and the
+        user who runs the backup could have written it.
+    type: path
   timeout:
     description:
       - Seconds without a sign of life after which the child process is ended and the backup fails.
@@ -88,6 +96,12 @@ EXAMPLES = r"""
     keep_daily: 7
     keep_weekly: 5
     keep_monthly: 12
+
+- name: Back up Datalevin
+  embedded.db_backup.lmdb_backup:
+    name: facts
+    path: /srv/facts
+    library: /opt/app/app-standalone.jar
 
 - name: Back up a single file, only after changes
   embedded.db_backup.lmdb_backup:
@@ -307,6 +321,7 @@ def main() -> None:
             "method": {"type": "str", "default": "auto", "choices": ["auto", "hot"]},
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
+            "library": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             **BACKUP_ARGUMENTS,
         },
