@@ -16,8 +16,8 @@ description:
     and publishes the copy in a repository.
   - The copy is made in a child process that runs as the owner of the data, with a deadline. The source is never
     changed; C(lock.mdb) is neither copied nor created.
-  - Environments of LMDB 0.9 and of heed (mdb.master) are backed up. Those of Datalevin (DLMDB) and LMDB 1.0 are
-    recognized and refused by name.
+  - Environments of LMDB 0.9 and of heed (mdb.master) are backed up, those of LMDB 1.0 where py-lmdb 3 is installed, and
+    those of Datalevin (DLMDB) with its O(library). What Datalevin keeps beside C(data.mdb), as C(VERSION), is included.
 options:
   path:
     description:
@@ -50,6 +50,13 @@ options:
     type: list
     elements: str
     default: []
+  library:
+    description:
+      - A shared library of a fork of LMDB, which copies and reads what the library of this host cannot, given as
+        C(libdtlv.so) or another C(.so), or as the jar, the uberjar or the wheel of Datalevin that brings it.
+      - It is loaded in a child process that runs as the owner of the data, and is refused when others than root and the
+        user who runs the backup could have written it.
+    type: path
   timeout:
     description:
       - Seconds without a sign of life after which the child process is ended and the backup fails.
@@ -93,6 +100,12 @@ EXAMPLES = r"""
     keep_daily: 7
     keep_weekly: 5
     keep_monthly: 12
+
+- name: Back up Datalevin
+  embedded.db_backup.lmdb_backup:
+    name: facts
+    path: /srv/facts
+    library: /opt/app/app-standalone.jar
 
 - name: Back up a single file, only after changes
   embedded.db_backup.lmdb_backup:
@@ -321,6 +334,7 @@ def main() -> None:
             "method": {"type": "str", "default": "auto", "choices": ["auto", "hot", "optimistic"]},
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
+            "library": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             **BACKUP_ARGUMENTS,
         },

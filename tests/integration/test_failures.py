@@ -129,11 +129,6 @@ def make_sqlite(source: Path) -> None:
         database.execute("create table t (x)")
 
 
-def make_lmdb_1_0(source: Path) -> None:
-    shutil.rmtree(source)
-    lmdb.open(str(source), lib_version=1).close()
-
-
 def make_32_bit(source: Path) -> None:
     data = (source / "data.mdb").read_bytes()
     (source / "data.mdb").write_bytes(data[:12] + data[16:] + bytes(4))
@@ -186,7 +181,6 @@ SPOILED = {
     "no data file": (lambda source: (source / "data.mdb").unlink(), "there is no LMDB environment"),
     "a pipe": (make_fifo, "is not a regular file"),
     "a link": (make_link, "data.mdb"),
-    "LMDB 1.0": (make_lmdb_1_0, "LMDB 1.0"),
     "Datalevin": (data_version(2), "Datalevin"),
     "unknown data version": (data_version(77), "unknown LMDB data version 77"),
     "32-bit": (make_32_bit, "32-bit"),

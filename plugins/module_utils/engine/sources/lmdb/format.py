@@ -20,11 +20,13 @@ from typing import List, Optional, Tuple
 
 from ...errors import SourceError, naming
 
-# The data versions of files with one layout of meta pages.
-LMDB, DLMDB = 1, 2
+# Data versions: of LMDB 0.9 and mdb.master; of DLMDB, Datalevin's fork; of LMDB 1.0.
+LMDB, DLMDB, LMDB_1 = 1, 2, 3
+KNOWN = (LMDB, DLMDB, LMDB_1)
 
 _MAGIC = 0xBEEFC0DE
-_META_OFFSET = 16
+# Size of the header of a page, after which the meta begins: LMDB 1.0 added the transaction that wrote the page.
+_HEADERS = {LMDB: 16, DLMDB: 16, LMDB_1: 24}
 _META_SIZE = 136
 _LARGEST_PAGE = 65536
 _LOCK_VERSION_MASK = 0xFFF
@@ -68,26 +70,26 @@ def parse_metas(head: bytes, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
     return sorted(metas, key=lambda meta: meta.txnid, reverse=True)
 
 
-def read_metas(data: Path) -> List[Meta]:
-    """The meta pages of a data file that an application may be writing to.
+def read_metas(data: Path, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
+    """The meta pages of a data file of these versions that an application may be writing to.
 
-    Raises SourceError when it is not a whole LMDB 0.9 data file, with what it is instead.
+    Raises SourceError when it is not a whole one, with what it is instead.
     """
     descriptor = open_data(data)
     try:
-        return metas_of(descriptor, data)
+        return metas_of(descriptor, data, versions)
     finally:
         os.close(descriptor)
 
 
-def metas_of(descriptor: int, data: Path) -> List[Meta]:
+def metas_of(descriptor: int, data: Path, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
     """The same of an open file; data is its name for messages."""
     with naming(data):
         head = _stable_head(descriptor)
     # The size after the meta: data pages reach the file before the meta page that speaks of them.
     size = os.fstat(descriptor).st_size
-    _refuse_others(data, head, size)
-    metas = parse_metas(head)
+    _refuse_others(data, head, size, versions)
+    metas = parse_metas(head, versions)
     if not metas:
         raise SourceError(f"{data} has the magic of LMDB and a meta page that makes no sense: it is damaged")
     if size < metas[0].used_size:
@@ -160,19 +162,22 @@ def _stable_head(descriptor: int) -> bytes:
 
 
 def _metas_of(head: bytes) -> bytes:
-    first = _parse(head, 0)
+    first = _parse(head, 0, KNOWN)
     second = first.page_size if first else _LARGEST_PAGE
-    return head[: _META_OFFSET + _META_SIZE] + head[second : second + _META_OFFSET + _META_SIZE]
+    size = max(_HEADERS.values()) + _META_SIZE
+    return head[:size] + head[second : second + size]
 
 
-def _refuse_others(data: Path, head: bytes, size: int) -> None:
+def _refuse_others(data: Path, head: bytes, size: int, versions: Tuple[int, ...]) -> None:
     if size == 0:
         raise SourceError(f"{data} is empty, not an LMDB environment")
     if head.startswith(b"SQLite format 3\0"):
         raise SourceError(f"{data} is an SQLite database, not an LMDB environment")
     if _word(head, 24) == _MAGIC:
+        if _word(head, 28) in versions:
+            return
         raise SourceError(
-            f"{data} was written by LMDB 1.0 (data version {_word(head, 28)}), which this version does not back up yet"
+            f"{data} was written by LMDB 1.0 (data version {_word(head, 28)}), which py-lmdb 3 or newer can copy"
         )
     if _word(head, 12) == _MAGIC:
         raise SourceError(f"{data} was written by LMDB on a 32-bit machine, which only such a machine can read")
@@ -181,11 +186,12 @@ def _refuse_others(data: Path, head: bytes, size: int) -> None:
     if _word(head, 16) != _MAGIC:
         raise SourceError(f"{data} is not an LMDB environment: it does not have the magic 0xBEEFC0DE")
     version = _word(head, 20)
-    if version == 2:
+    if version == DLMDB and DLMDB not in versions:
         raise SourceError(
-            f"{data} was written by DLMDB (Datalevin, data version 2), which this version does not back up yet"
+            f"{data} was written by DLMDB (Datalevin, data version 2); name its library, as the jar of Datalevin, "
+            "by the option library"
         )
-    if version != 1:
+    if version not in (LMDB, DLMDB):
         raise SourceError(f"{data} has the unknown LMDB data version {version}; only version 1, of LMDB 0.9, is known")
 
 
@@ -193,14 +199,17 @@ def _word(head: bytes, offset: int) -> int:
     return int.from_bytes(head[offset : offset + 4], "little")
 
 
-def _parse(head: bytes, page: int, versions: Tuple[int, ...] = (LMDB,)) -> Optional[Meta]:
-    start = page + _META_OFFSET
-    if len(head) < start + _META_SIZE:
-        return None
-    magic, version, _address, map_size, free, main, last_page, txnid = _META.unpack_from(head, start)
+def _parse(head: bytes, page: int, versions: Tuple[int, ...]) -> Optional[Meta]:
+    for version in versions:
+        start = page + _HEADERS[version]
+        if len(head) >= start + _META_SIZE and (_word(head, start), _word(head, start + 4)) == (_MAGIC, version):
+            return _parse_at(head, start)
+    return None
+
+
+def _parse_at(head: bytes, start: int) -> Optional[Meta]:
+    _magic, version, _address, map_size, free, main, last_page, txnid = _META.unpack_from(head, start)
     page_size = _DATABASE.unpack(free)[0]
-    if magic != _MAGIC or version not in versions:
-        return None
     if not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
         return None
     # Not the fixed address: it says nothing of the content.

@@ -24,7 +24,7 @@ from ...errors import CorruptError, SourceError
 from ...optional import optional_module
 from ...paths import anchored
 from ...processes import Report
-from .format import DESCRIPTION_SIZE, Meta, describes_database, metas_of, read_metas
+from .format import DESCRIPTION_SIZE, LMDB, LMDB_1, Meta, describes_database, metas_of, read_metas
 
 lmdb = optional_module("lmdb")
 
@@ -89,12 +89,24 @@ def read_all(report: Report, descriptor: int, name: str) -> List[Dict[str, Any]]
 
     Raises CorruptError. A damaged copy may crash the process instead.
     """
-    meta = metas_of(descriptor, Path(name))[0]
+    meta = metas_of(descriptor, Path(name), _versions())[0]
     if lmdb:
         databases = _read_with_library(report, descriptor, meta)
     else:
         databases = list(_read_with_program(report, descriptor, meta))
     return [dataclasses.asdict(database) for database in databases]
+
+
+def has_version_1() -> bool:
+    """Whether what is here can copy and read environments of LMDB 1.0: py-lmdb brings it from 3.0 on."""
+    try:
+        return bool(lmdb and lmdb.version(lib_version=1))
+    except (TypeError, lmdb.Error):
+        return False
+
+
+def _versions() -> Tuple[int, ...]:
+    return (LMDB, LMDB_1) if has_version_1() else (LMDB,)
 
 
 def can_read() -> bool:
@@ -115,7 +127,7 @@ def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool
 
 def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
     data = Path(place.data)
-    meta, most_named = read_metas(data)[0], _MOST_NAMED if compact else 0
+    meta, most_named = read_metas(data, _versions())[0], _MOST_NAMED if compact else 0
     opened = _opened(report, data, meta, subdir=place.subdir, locked=locked, most_named=most_named)
     with opened as (environment, handles):
         if not compact:
@@ -142,7 +154,7 @@ def _free_dead_readers(place: Place) -> None:
 
 def _describe(report: Report, transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
     txnid = transaction.id()
-    meta = next((meta for meta in read_metas(data) if meta.txnid == txnid), None)
+    meta = next((meta for meta in read_metas(data, _versions()) if meta.txnid == txnid), None)
     databases = None
     # Named databases may have come and gone since the handles were opened.
     if handles is not None and {_text(name) for name in _names(report, transaction)} == set(handles) - {None}:
@@ -189,12 +201,18 @@ def _opened(
 
 
 def _names(report: Report, transaction: Any) -> List[bytes]:
-    """Keys of the main database whose values describe a database."""
-    return [
-        bytes(name)
-        for name, value in _alive(report, transaction.cursor())
-        if len(value) == DESCRIPTION_SIZE and describes_database(bytes(value)) and b"\0" not in bytes(name)
-    ]
+    """Names in the main database whose values describe a database."""
+    names = (
+        _without_end(bytes(key))
+        for key, value in _alive(report, transaction.cursor())
+        if len(value) == DESCRIPTION_SIZE and describes_database(bytes(value))
+    )
+    return [name for name in names if b"\0" not in name]
+
+
+def _without_end(key: bytes) -> bytes:
+    """A name as it was given: LMDB 1.0 stores the zero that ends it. Before, no name could have one."""
+    return key[:-1] if key.endswith(b"\0") else key
 
 
 def _alive(report: Report, items: Iterable[T]) -> Iterator[T]:

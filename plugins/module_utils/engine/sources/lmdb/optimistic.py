@@ -32,7 +32,7 @@ from ...errors import SourceError
 from ...processes import Child, Owner, Report
 from ...repository.staging import Staging
 from ...stream.stages import CHUNK, write_all
-from .format import Meta, metas_of, open_data, parse_metas
+from .format import KNOWN, Meta, metas_of, open_data, parse_metas
 from .library import Place
 from .locations import Location
 
@@ -40,6 +40,10 @@ TRIES = 6
 _FIRST_WAIT = 0.25
 _METAS = 2
 _PAGE_NUMBER = struct.Struct("<Q")
+
+
+class OvertakenError(SourceError):
+    """The application was faster than the copy, in every try."""
 
 
 class _Overtaken(Exception):
@@ -56,9 +60,9 @@ class Copied:
 
 
 def store(staging: Staging, location: Location, timeout: float) -> Copied:
-    """Copy an environment of data version 1 into the staging, tried again when the application was faster.
+    """Copy an environment into the staging, tried again when the application was faster.
 
-    timeout is the longest silence of a child process, in seconds. Raises SourceError.
+    timeout is the longest silence of a child process, in seconds. Raises OvertakenError.
     """
     for tries in range(1, TRIES + 1):
         try:
@@ -67,9 +71,9 @@ def store(staging: Staging, location: Location, timeout: float) -> Copied:
             if tries < TRIES:
                 # Writers come in bursts: the next try may fall between two of them.
                 time.sleep(_FIRST_WAIT * 2 ** (tries - 1))
-    raise SourceError(
+    raise OvertakenError(
         f"{location.data} was written to faster than it could be copied, {TRIES} times; use method freeze, or allow it "
-        "with freeze_timeout, or use method cold with the service or container of the application"
+        "with freeze_timeout, or use method cold with the service of the application"
     )
 
 
@@ -81,7 +85,7 @@ def copy(report: Report, place: Place) -> Dict[str, Any]:
     data = Path(place.data)
     descriptor = open_data(data)
     try:
-        meta = metas_of(descriptor, data)[0]
+        meta = metas_of(descriptor, data, KNOWN)[0]
         kept = True
         try:
             for chunk in _pages(descriptor, meta):
@@ -116,7 +120,7 @@ def _pages(descriptor: int, meta: Meta) -> Iterator[bytes]:
     """All pages that the state of this meta page uses, read once. Raises _Overtaken once they may be of another."""
     place = (meta.txnid & 1) * meta.page_size
     slot = os.pread(descriptor, meta.page_size, place)
-    if parse_metas(slot) != [meta]:
+    if parse_metas(slot, KNOWN) != [meta]:
         raise _Overtaken
     # Both meta pages of the copy tell of this one state, as both of a new environment do. The one before is of no use:
     # its pages may be written over as soon as T + 1 is there, and somebody could ask for it with MDB_PREVSNAPSHOT.

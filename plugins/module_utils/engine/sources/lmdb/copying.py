@@ -1,0 +1,153 @@
+# Copyright: the embedded.db_backup authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Look at an environment, and copy it out of a read transaction, or unlocked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+from ...errors import SourceError
+from ...processes import Child, Owner
+from ...repository.manifest import Position
+from ...repository.staging import Staging
+from . import optimistic
+from .details import Environment
+from .engines import Engine, Engines
+from .format import KNOWN, LMDB, Meta, foreign_lock, lock_version, parse_metas, read_metas
+from .library import Database
+from .locations import Location
+from .optimistic import OvertakenError
+
+AUTO, HOT, OPTIMISTIC = "auto", "hot", "optimistic"
+UNLOCKED = "unlocked reading"
+_HEAD = 1 << 17
+# Lock versions of which it is known that pages are used again as the optimistic copy expects; None where unreadable.
+_PAGES_REUSED_ALIKE = (None, 1, 2)
+
+
+class Look(NamedTuple):
+    """An environment before it is copied. engine may read it beside the application, or obstacle tells why none may."""
+
+    location: Location
+    meta: Meta
+    lock_version: Optional[int]
+    engine: Optional[Engine]
+    obstacle: Optional[str]
+    method: str
+
+    @property
+    def position(self) -> Position:
+        """Its last transaction."""
+        return Position("txnid", self.meta.txnid, self.meta.txnid, self.meta.fingerprint)
+
+    def below(self, root: Path) -> Look:
+        """The same environment in a tree that is held still below another root."""
+        directory = (root / self.location.path).parent
+        return self._replace(location=dataclasses.replace(self.location, directory=directory))
+
+    def environment(self) -> Environment:
+        """What a manifest tells of it."""
+        meta = self.meta
+        return Environment(
+            self.location.path,
+            meta.data_version,
+            self.lock_version,
+            meta.page_size,
+            meta.map_size,
+            self.position,
+            [],
+            method=self.method,
+            reason=self.obstacle,
+        )
+
+
+def look_at(location: Location, at_hand: Engines, method: str) -> Look:
+    """What the files tell of an environment, and so in which way it is copied.
+
+    Raises SourceError when that cannot be by this method.
+    """
+    meta = read_metas(location.data, KNOWN)[0]
+    version, obstacle = _lock_of(location)
+    if obstacle is None and meta.data_version == LMDB and not at_hand.given:
+        obstacle = foreign_lock(location.data, version)
+    if method not in (AUTO, HOT):
+        obstacle = f"method is {method}"
+    if obstacle is None:
+        return Look(location, meta, version, at_hand.for_live(location.data, meta.data_version, version), None, HOT)
+    if method == HOT:
+        raise SourceError(f"{obstacle}; use method auto or optimistic")
+    if method in (AUTO, OPTIMISTIC) and meta.data_version != LMDB:
+        raise SourceError(f"{location.data} is not of LMDB 0.9 or heed, and {obstacle}; use method hot, freeze or cold")
+    if version not in _PAGES_REUSED_ALIKE and method == AUTO:
+        raise SourceError(f"{obstacle}; that method optimistic is right for it is for you to know")
+    return Look(location, meta, version, None, obstacle, OPTIMISTIC if method == AUTO else method)
+
+
+def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeout: float) -> Tuple[Environment, str]:
+    """Copy it out of a read transaction; returns what the manifest tells, and what made the copy.
+
+    timeout is the longest silence of the child process, in seconds. Raises SourceError.
+    """
+    location = look.location
+    status = os.stat(location.data)
+    child = Child(
+        lambda report: engine.copy(report, location.place, compact),
+        what=f"the copy of {location.data} by {engine}",
+        timeout=timeout,
+        owner=Owner.of(status),
+        directory=location.directory,
+        descriptors=engine.descriptors,
+    )
+    with child, staging.store(location.path, status) as stream:
+        head = b""
+        for chunk in child.chunks():
+            head += chunk[: _HEAD - len(head)]
+            stream.write(chunk)
+        known = child.result()
+    after = read_metas(location.data, KNOWN)[0]
+    copied = _check_whole(location, head, staging.records[-1].size)
+    if look.lock_version is None and after.txnid > look.meta.txnid + 1:
+        raise SourceError(f"an application began to write to {location.data} while it was copied; run it again")
+    position = _position(known, copied, look.meta, after, compact)
+    databases = [Database(**entry) for entry in known.get("databases") or []]
+    name = "{}, {}".format(engine, known["library"]) if "library" in known else str(engine)
+    return dataclasses.replace(look.environment(), position=position, databases=databases), name
+
+
+def copy_unlocked(look: Look, staging: Staging, timeout: float) -> Environment:
+    """Copy it as it lies there, tried again when the application was faster. Raises SourceError."""
+    copied = optimistic.store(staging, look.location, timeout)
+    position = Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
+    return dataclasses.replace(look.environment(), position=position, tries=copied.tries)
+
+
+def _lock_of(location: Location) -> Tuple[Optional[int], Optional[str]]:
+    """The version of the lock file, or why it may not be read."""
+    try:
+        return lock_version(location.lock), None
+    except SourceError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        return None, str(error)
+
+
+def _check_whole(location: Location, head: bytes, size: int) -> Meta:
+    metas = parse_metas(head, KNOWN)
+    if not metas or size < metas[0].used_size:
+        raise SourceError(f"the copy of {location.data} is not a whole environment")
+    return metas[0]
+
+
+def _position(known: Dict[str, Any], copied: Meta, before: Meta, after: Meta, compact: bool) -> Position:
+    """The transaction of the copy, or the span it lies in where a compact copy does not tell."""
+    if not compact:
+        return Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
+    if "txnid" in known:
+        return Position("txnid", known["txnid"], known["txnid"], known["fingerprint"])
+    same = before.fingerprint == after.fingerprint
+    return Position("txnid", before.txnid, after.txnid, before.fingerprint if same else None)
