@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from .containers import heartbeat
-from .containers.guard import Guard
+from .guard import Guard
 from .errors import RestoreError, SourceError, UsageError, in_one_line
 from .standstill import Standstill, stays
 

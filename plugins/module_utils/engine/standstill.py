@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import hooks
-from .containers.guard import Guard
+from .guard import Guard
 from .errors import BackupError, RestoreError
 from .interrupts import held_back
 

@@ -15,7 +15,7 @@ from ..standstill import Standstill, stays
 from . import heartbeat
 from .container import Address, Container
 from .daemon import Daemon, NoContainerError
-from .guard import Guard
+from ..guard import Guard
 from .locate import host_directory
 from .watchdog import Watchdog
 

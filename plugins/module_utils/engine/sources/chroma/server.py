@@ -24,7 +24,7 @@ from typing import Any, Iterator, List, Optional
 from ...containers import heartbeat
 from ...containers.container import Container
 from ...containers.daemon import Daemon
-from ...containers.guard import Guard
+from ...guard import Guard
 from ...errors import CorruptError, SourceError, in_one_line
 from ...processes import Child, Report
 from ..base import Tools
