@@ -85,7 +85,9 @@ class Guard:
         readable = select.select([answer], [], [], _START_SECONDS)[0]
         message = os.read(answer, 1000) if readable else b""
         if message != _READY:
-            raise SourceError(message.decode(errors="replace") or "the process that guards the application did not start")
+            raise SourceError(
+                message.decode(errors="replace") or "the process that guards the application did not start"
+            )
 
 
 def _watch(

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from .containers import heartbeat
-from .guard import Guard
 from .errors import RestoreError, SourceError, UsageError, in_one_line
+from .guard import Guard
 from .running import all_processes
 from .standstill import Standstill, stays
 

@@ -37,9 +37,7 @@ class Cold(Way):
         return None
 
     @contextlib.contextmanager
-    def hold(
-        self, directory: Path, paths: Sequence[str], scratch: Path, alive: Callable[[], None]
-    ) -> Iterator[Held]:
+    def hold(self, directory: Path, paths: Sequence[str], scratch: Path, alive: Callable[[], None]) -> Iterator[Held]:
         with _as_of_a_source(), self._standstill() as application:
             application.refuse()
             with working(directory, paths, scratch, alive, timeout=self._timeout) as worker:

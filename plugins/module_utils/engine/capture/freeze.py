@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import os
 import time
 from pathlib import Path
 from typing import Callable, ContextManager, Iterator, List, Optional, Sequence
@@ -61,9 +60,7 @@ class Freeze(Way):
         return None
 
     @contextlib.contextmanager
-    def hold(
-        self, directory: Path, paths: Sequence[str], scratch: Path, alive: Callable[[], None]
-    ) -> Iterator[Held]:
+    def hold(self, directory: Path, paths: Sequence[str], scratch: Path, alive: Callable[[], None]) -> Iterator[Held]:
         self._subject.refuse(directory)
         with working(directory, paths, scratch, alive, timeout=self._timeout) as worker:
             worker.copy()
@@ -176,7 +173,7 @@ def _frozen(service: Service, limit: float) -> Iterator[Pause]:
     with guarded_pause(
         service.name,
         pause,
-        lambda seconds: Guard(os.getpid, thaw, seconds),
+        lambda seconds: Guard(lambda: None, thaw, seconds),
         lambda: _freeze(service),
         lambda: _thaw(service),
     ):

@@ -99,7 +99,7 @@ def _has_any(number: int, files: Dict[Identity, str]) -> bool:
 def _is_one_of(place: str, fields: List[bytes], files: Dict[Identity, str]) -> bool:
     """A file system such as btrfs numbers devices otherwise in a list of maps, so a name decides where need be."""
     try:
-        status = os.stat("{}/map_files/{}".format(place, fields[0].decode()))
+        status = os.stat(f"{place}/map_files/{fields[0].decode()}")
         return (status.st_dev, status.st_ino) in files
     except OSError:
         name = os.fsdecode(os.path.basename(fields[5].rstrip(b"\n"))) if len(fields) > 5 else ""

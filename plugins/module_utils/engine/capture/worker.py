@@ -98,9 +98,7 @@ def working(
             return _obey(mirror, reading, report, root)
 
         try:
-            child = Child(
-                work, what=f"the copy of {directory}", timeout=timeout, descriptors=[source, target, reading]
-            )
+            child = Child(work, what=f"the copy of {directory}", timeout=timeout, descriptors=[source, target, reading])
         finally:
             os.close(reading)
         yield Worker(stack.enter_context(child), orders, alive, root)

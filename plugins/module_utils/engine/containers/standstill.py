@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import RestoreError, SourceError
+from ..guard import Guard
 from ..standstill import Standstill, stays
 from . import heartbeat
 from .container import Address, Container
 from .daemon import Daemon, NoContainerError
-from ..guard import Guard
 from .locate import host_directory
 from .watchdog import Watchdog
 
