@@ -23,7 +23,8 @@ LONGEST_PAUSE_MS = 400
 
 def pauses(megabytes: int, rounds: int) -> list[int]:
     """For how many milliseconds the application stood still in each round."""
-    sys.path[:0] = [str(ROOT / "plugins/module_utils"), str(ROOT / "tests/fixtures")]
+    # In place of this directory, where an lmdb is that is a benchmark.
+    sys.path[:1] = [str(ROOT / "plugins/module_utils"), str(ROOT / "tests/fixtures")]
     application = importlib.import_module("lmdb_application")
     choice = importlib.import_module("engine.capture.choice")
     environment, found = WORK / "environment", []

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -24,6 +26,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError, UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.running import Process
+from ansible_collections.embedded.db_backup.tests.containers import BYTES, Containers, engine
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
 from ansible_collections.embedded.db_backup.tests.tools import as_ordinary_user, bytes_of, eventually, process
 
@@ -71,8 +74,8 @@ def test_every_frozen_copy_of_a_busy_application_is_good(tmp_path: Path) -> None
                 judgement = application.judge(held.root, at_least=acknowledged)
             assert judgement.good, f"copy {number}: {judgement.sentence}"
             shutil.rmtree(tmp_path / "scratch")
-            acknowledged = writer.acknowledged()
-            eventually(lambda: writer.acknowledged() > acknowledged, "the application goes on")
+            before = writer.acknowledged()
+            eventually(lambda least=before: writer.acknowledged() > least, "the application goes on")
     assert application.judge(path, at_least=writer.acknowledged()).good
 
 
@@ -268,6 +271,70 @@ class TestMirror:
                 self.bring(directory, small / "s", no_sign)
         finally:
             subprocess.run(["umount", str(small)], check=True)
+
+
+class TestContainer:
+    """Needs a Docker engine."""
+
+    @pytest.fixture
+    def containers(self) -> Iterator[Containers]:
+        with contextlib.closing(engine()) as client:
+            made = Containers(client)
+            yield made
+            made.remove()
+
+    @pytest.fixture
+    def served(self, containers: Containers, tmp_path: Path) -> str:
+        (tmp_path / "served").mkdir()
+        return containers.server(binds=[f"{tmp_path / 'served'}:/data"])
+
+    def test_is_paused(self, containers: Containers, served: str, tmp_path: Path) -> None:
+        (tmp_path / "s").mkdir()
+        way = Halting(container=Address(served)).way("freeze")
+        with way.hold(tmp_path / "served", ["bytes"], tmp_path / "s", no_sign) as held:
+            assert held.paused_ms
+            assert hashlib.sha256((held.root / "bytes").read_bytes()).hexdigest() == BYTES
+            assert not containers.state(served)["Paused"]
+
+    @pytest.mark.parametrize("method", ["freeze", "cold"])
+    def test_a_kill(
+        self, containers: Containers, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        (tmp_path / "s").mkdir()
+
+        def hold() -> None:
+            way = Halting(container=Address(served), freeze_timeout=60).way(method)
+            with in_the_pause(monkeypatch, lambda _worker: time.sleep(600)):
+                way.hold(tmp_path / "served", ["."], tmp_path / "s", no_sign).__enter__()
+
+        def runs() -> bool:
+            state = containers.state(served)
+            return bool(state["Running"] and not state["Paused"])
+
+        backup = multiprocessing.get_context("fork").Process(target=hold, daemon=True)
+        backup.start()
+        eventually(lambda: not runs(), "it stands still")
+        backup.kill()
+        eventually(runs, "it goes on", 2 if method == "freeze" else 60)
+        backup.join()
+
+    def test_is_stopped_and_started(self, containers: Containers, served: str, tmp_path: Path) -> None:
+        before = containers.state(served)["StartedAt"]
+        (tmp_path / "s").mkdir()
+        way = Halting(container=Address(served)).way("cold")
+        with way.hold(tmp_path / "served", ["."], tmp_path / "s", no_sign) as held:
+            state = containers.state(served)
+            assert (state["Running"], state["StartedAt"] != before) == (True, True)
+            assert hashlib.sha256((held.root / "bytes").read_bytes()).hexdigest() == BYTES
+
+    def test_one_that_did_not_run_stays_so(self, containers: Containers, served: str, tmp_path: Path) -> None:
+        containers.client.stop(served, timeout=1)
+        (tmp_path / "s").mkdir()
+        way = Halting(container=Address(served)).way("cold")
+        with way.hold(tmp_path / "served", ["."], tmp_path / "s", no_sign) as held:
+            assert held.paused_ms is None
+            assert "was left so" in held.warnings[0]
+        assert not containers.state(served)["Running"]
 
 
 @pytest.mark.parametrize(
