@@ -227,7 +227,9 @@ class LmdbSource(Source):
         if obstacle and method == "hot":
             raise SourceError(f"{obstacle}; use method auto or optimistic")
         if version not in _PAGES_REUSED_ALIKE and method == "auto":
-            raise SourceError(f"{obstacle}; that method optimistic is right for it is for you to know")
+            raise SourceError(
+                f"{obstacle}; method optimistic copies it, which is right if it uses pages again as LMDB 0.9 does"
+            )
         if method == "optimistic":
             obstacle = obstacle or "method is optimistic"
         return Look(meta, version, obstacle)
