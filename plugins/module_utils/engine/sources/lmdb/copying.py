@@ -21,7 +21,6 @@ from .engines import Engine, Engines
 from .format import KNOWN, LMDB, Meta, foreign_lock, lock_version, parse_metas, read_metas
 from .library import Database
 from .locations import Location
-from .optimistic import OvertakenError
 
 AUTO, HOT, OPTIMISTIC = "auto", "hot", "optimistic"
 UNLOCKED = "unlocked reading"
@@ -84,7 +83,9 @@ def look_at(location: Location, at_hand: Engines, method: str) -> Look:
     if method in (AUTO, OPTIMISTIC) and meta.data_version != LMDB:
         raise SourceError(f"{location.data} is not of LMDB 0.9 or heed, and {obstacle}; use method hot, freeze or cold")
     if version not in _PAGES_REUSED_ALIKE and method == AUTO:
-        raise SourceError(f"{obstacle}; that method optimistic is right for it is for you to know")
+        raise SourceError(
+            f"{obstacle}; method optimistic copies it, which is right if it uses pages again as LMDB 0.9 does"
+        )
     return Look(location, meta, version, None, obstacle, OPTIMISTIC if method == AUTO else method)
 
 

@@ -15,7 +15,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...capture.choice import COLD, FREEZE, Halting
 from ...decoding import encode
-from ...errors import CorruptError, RestoreError, SourceError, UsageError
+from ...errors import CorruptError, RestoreError, UsageError
 from ...paths import overlap
 from ...processes import DEFAULT_TIMEOUT, check_timeout
 from ...repository.manifest import Kind, Manifest, Origin, Position
@@ -28,6 +28,7 @@ from .companions import companions_of, displaced_for
 from .copying import AUTO, HOT, OPTIMISTIC, UNLOCKED, Look
 from .details import EACH, ONE, Details, Environment, details_of, engine_of, origin, refuse_mismatch
 from .locations import Location, Locations, locate, lock_path, other_locks
+from .optimistic import OvertakenError
 
 _METHODS = (AUTO, HOT, OPTIMISTIC, FREEZE, COLD)
 _HELD = (FREEZE, COLD)
@@ -228,7 +229,7 @@ class LmdbSource(Source):
             return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
         try:
             environment = copying.copy_unlocked(look, staging, options.timeout)
-        except copying.OvertakenError:
+        except OvertakenError:
             if options.method != AUTO or options.freeze_timeout is None:
                 raise
             environment = self._copy_frozen(look, staging)
@@ -240,7 +241,9 @@ class LmdbSource(Source):
         with staging.scratch() as scratch, way.hold(look.location.directory, [name], scratch.path, _nothing) as held:
             location = dataclasses.replace(look.location, directory=held.root)
             environment = copying.copy_unlocked(look._replace(location=location), staging, self._options.timeout)
-        return dataclasses.replace(environment, method=FREEZE, reason=f"{look.obstacle}, and it commits without a pause")
+        return dataclasses.replace(
+            environment, method=FREEZE, reason=f"{look.obstacle}, and it commits without a pause"
+        )
 
     @staticmethod
     def _copy_included(root: Path, include: List[str], staging: Staging) -> Tuple[List[tree.Included], List[str]]:
