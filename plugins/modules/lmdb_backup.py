@@ -16,8 +16,8 @@ description:
     and publishes the copy in a repository.
   - The copy is made in a child process that runs as the owner of the data, with a deadline. The source is never
     changed; C(lock.mdb) is neither copied nor created.
-  - Environments of LMDB 0.9 are backed up, those of LMDB 1.0 where py-lmdb 3 is installed, and those of Datalevin (DLMDB)
-    with its O(library). What Datalevin keeps beside C(data.mdb), as C(VERSION), is included.
+  - Environments of LMDB 0.9 are backed up, those of LMDB 1.0 where py-lmdb 3 is installed, and those of Datalevin
+    (DLMDB) with its O(library). What Datalevin keeps beside C(data.mdb), as C(VERSION), is included.
   - Those of heed (mdb.master) are recognized and refused by name, unless O(library) is one of its kind.
 options:
   path:
