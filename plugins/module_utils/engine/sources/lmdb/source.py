@@ -21,14 +21,18 @@ from ...repository.staging import Staging
 from .. import tree
 from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
-from . import engines
+from . import engines, optimistic
 from .companions import companions_of, displaced_for
-from .format import DLMDB, KNOWN, LMDB, LMDB_1, Meta, lock_version, metas_of, parse_metas, read_metas
+from .format import DLMDB, KNOWN, LMDB, LMDB_1, Meta, foreign_lock, lock_version, metas_of, parse_metas, read_metas
 from .library import Database
-from .locations import Location, Locations, locate, lock_path
+from .locations import Location, Locations, locate, lock_path, other_locks
 
 _VERSIONS = {LMDB: "0.9", DLMDB: "DLMDB", LMDB_1: "1.0"}
 _HEAD = 1 << 17
+# Lock versions of which it is known that pages are used again as the optimistic copy expects; None where unreadable.
+_PAGES_REUSED_ALIKE = (None, 1, 2)
+_COPIED_BY = "unlocked reading"
+ONE, EACH = "one", "each"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,10 @@ class LmdbOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """One environment in a manifest; path is that of its data file below the source."""
+    """One environment in a manifest; path is that of its data file below the source.
+
+    tries is how often it was copied until no commit could have touched the copy; only an unlocked one needs several.
+    """
 
     path: str
     data_version: int
@@ -57,15 +64,36 @@ class Environment:
     map_size: int
     position: Position
     databases: List[Database]
+    tries: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What a manifest tells of an LMDB source beside the fields of all sources."""
+    """What a manifest tells of an LMDB source beside the fields of all sources.
+
+    point_in_time: whether all environments and included files are as of one point in time, or each as of its own, in
+    the order in which they stand here, the included files last.
+    """
 
     environments: List[Environment]
     include: List[tree.Included] = dataclasses.field(default_factory=list)
     single_file: bool = False
+    point_in_time: str = EACH
+
+
+class Look(NamedTuple):
+    """What the files tell of an environment; obstacle is why it is not copied out of a read transaction."""
+
+    location: Location
+    meta: Meta
+    lock_version: Optional[int]
+    engine: engines.Engine
+    obstacle: Optional[str]
+
+    @property
+    def position(self) -> Position:
+        """Its last transaction."""
+        return Position("txnid", self.meta.txnid, self.meta.txnid, self.meta.fingerprint)
 
 
 class LmdbSource(Source):
@@ -74,8 +102,10 @@ class LmdbSource(Source):
     type = "lmdb"
 
     def __init__(self, options: LmdbOptions) -> None:
-        if options.method not in ("auto", "hot"):
-            raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto or hot")
+        if options.method not in ("auto", "hot", "optimistic"):
+            raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto, hot or optimistic")
+        if options.method == "optimistic" and options.compact:
+            raise UsageError("method optimistic copies the file as it is; leave out compact")
         check_timeout(options.timeout)
         self._options = options
         self._path = Path(options.path)
@@ -85,11 +115,11 @@ class LmdbSource(Source):
         locations = locate(self._path)
         self._check_include(locations.root, locations.environments)
         with engines.at_hand(self._options.library) as at_hand:
-            looks = [_look_at(location, at_hand) for location in locations.environments]
+            looks = [self._look_at(location, at_hand) for location in locations.environments]
         environments = [_environment(look, look.position, []) for look in looks]
         size = sum(look.meta.used_size for look in looks)
         included = tree.scan(locations.root, self._included(looks))
-        details = Details(environments, included, locations.is_single_file)
+        details = self._details(locations, environments, included)
         return Inspection(
             _origin(self._place(locations), details, size + sum(entry.size for entry in included)), _engine_of(looks)
         )
@@ -99,19 +129,19 @@ class LmdbSource(Source):
         self._check_include(locations.root, locations.environments)
         with engines.at_hand(self._options.library) as at_hand:
             # All are looked at before the first is copied.
-            chosen = [_look_at(location, at_hand) for location in locations.environments]
-            copies = [self._copy(look, staging) for look in chosen]
-        environments, copied_by = (
-            [copy for copy, _name in copies],
-            ", ".join(dict.fromkeys(name for _copy, name in copies)),
-        )
-        included, warnings = self._copy_included(locations.root, self._included(chosen), staging)
-        details = Details(environments, included, locations.is_single_file)
+            looks = [self._look_at(location, at_hand) for location in locations.environments]
+            copies = [self._copy(look, staging) for look in looks]
+        environments = [environment for environment, _name in copies]
+        copied_by = ", ".join(dict.fromkeys(name for _environment, name in copies))
+        is_optimistic = any(look.obstacle for look in looks)
+        included, warnings = self._copy_included(locations.root, self._included(looks), staging)
+        details = self._details(locations, environments, included)
         size = sum(record.size for record in staging.records)
-        kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
-        return Capture(
-            _origin(self._place(locations), details, size), _engine_of(chosen), kind, [*locations.warnings, *warnings]
-        )
+        method = "optimistic" if is_optimistic else "hot"
+        kind = Kind(method=method, consistency="transaction", online=True, copied_by=copied_by)
+        warnings = [*locations.warnings, *self._left_whole(looks), *warnings]
+        origin = _origin(self._place(locations), details, size)
+        return Capture(origin, _engine_of(looks), kind, warnings, needs_check=is_optimistic)
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -156,7 +186,7 @@ class LmdbSource(Source):
         if details.single_file:
             names = dict.fromkeys(names, target.name)
             target = target.parent
-        stale = [lock_path(path, details.single_file) for path in names.values()]
+        stale = [lock_path(path, details.single_file) for path in names.values()] + other_locks(list(names.values()))
         trees = [entry.path for entry in details.include]
         map_sizes = {names[entry.path]: entry.map_size for entry in details.environments}
         displaced = [
@@ -194,13 +224,54 @@ class LmdbSource(Source):
             if root / path == location.lock:
                 raise UsageError(f"include {path!r} is the lock file of {location.data}, which is never copied")
 
-    def _included(self, looks: List[_Look]) -> List[str]:
+    def _included(self, looks: List[Look]) -> List[str]:
         """What the options say, and what Datalevin needs beside its data."""
         companions = [path for look in looks for path in companions_of(look.location, look.meta.data_version)]
         return [*self._options.include, *(path for path in companions if not overlap([*self._options.include, path]))]
 
-    def _copy(self, look: _Look, staging: Staging) -> Tuple[Environment, str]:
+    def _look_at(self, location: Location, at_hand: engines.Engines) -> Look:
+        """What the files tell of an environment, and so in which way it is copied.
+
+        Raises SourceError when nothing that is at hand may copy it beside the application.
+        """
+        meta = read_metas(location.data, KNOWN)[0]
+        version, engine, method = None, None, self._options.method
+        try:
+            version = lock_version(location.lock)
+            engine = at_hand.for_live(location.data, meta.data_version, version)
+            obstacle = None if engine else foreign_lock(location.data, version)
+        except SourceError as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+            obstacle = str(error)
+        if obstacle and method == "hot":
+            raise SourceError(f"{obstacle}; use method auto or optimistic")
+        if obstacle and version not in _PAGES_REUSED_ALIKE and method == "auto":
+            raise SourceError(f"{obstacle}; that method optimistic is right for it is for you to know")
+        if method == "optimistic":
+            obstacle = obstacle or "method is optimistic"
+        if obstacle and meta.data_version != LMDB:
+            raise SourceError(f"{location.data} cannot be copied without its lock file: {obstacle}")
+        return Look(location, meta, version, engine or engines.Engine(), obstacle)
+
+    def _left_whole(self, looks: List[Look]) -> List[str]:
+        if not self._options.compact:
+            return []
+        return [f"{look.location.data} is not compact: {look.obstacle}" for look in looks if look.obstacle]
+
+    def _details(self, locations: Locations, environments: List[Environment], included: List[tree.Included]) -> Details:
+        is_one = len(environments) == 1 and not included
+        return Details(environments, included, locations.is_single_file, ONE if is_one else EACH)
+
+    def _copy(self, look: Look, staging: Staging) -> Tuple[Environment, str]:
         """The copy, and what made it."""
+        if look.obstacle is None:
+            return self._copy_hot(look, staging)
+        copied = optimistic.store(staging, look.location, self._options.timeout)
+        position = Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
+        return dataclasses.replace(_environment(look, position, []), tries=copied.tries), _COPIED_BY
+
+    def _copy_hot(self, look: Look, staging: Staging) -> Tuple[Environment, str]:
         location, engine = look.location, look.engine
         status = os.stat(location.data)
         child = Child(
@@ -243,27 +314,6 @@ class LmdbSource(Source):
             return tree.write(stream, root, include)
 
 
-class _Look(NamedTuple):
-    """An environment before it is copied: its current meta page, the version of its lock file, what may read it."""
-
-    location: Location
-    meta: Meta
-    lock_version: Optional[int]
-    engine: engines.Engine
-
-    @property
-    def position(self) -> Position:
-        """Its last transaction."""
-        return Position("txnid", self.meta.txnid, self.meta.txnid, self.meta.fingerprint)
-
-
-def _look_at(location: Location, at_hand: engines.Engines) -> _Look:
-    """Raises SourceError when nothing that is at hand may read it beside the application."""
-    meta = read_metas(location.data, KNOWN)[0]
-    version = lock_version(location.lock)
-    return _Look(location, meta, version, at_hand.for_live(location.data, meta.data_version, version))
-
-
 def _check_whole(location: Location, head: bytes, size: int) -> Meta:
     metas = parse_metas(head, KNOWN)
     if not metas or size < metas[0].used_size:
@@ -276,12 +326,12 @@ def _origin(path: Path, details: Details, size: int) -> Origin:
     return Origin(path=str(path), size=size, position=only, details=encode(details))
 
 
-def _engine_of(looks: List[_Look]) -> Named:
+def _engine_of(looks: List[Look]) -> Named:
     versions = sorted({look.meta.data_version for look in looks})
     return Named("lmdb", ", ".join(_VERSIONS[version] for version in versions))
 
 
-def _environment(look: _Look, position: Position, databases: List[Database]) -> Environment:
+def _environment(look: Look, position: Position, databases: List[Database]) -> Environment:
     meta = look.meta
     return Environment(
         look.location.path, meta.data_version, look.lock_version, meta.page_size, meta.map_size, position, databases
