@@ -72,12 +72,12 @@ def look_at(location: Location, at_hand: Engines, method: str) -> Look:
     """
     meta = read_metas(location.data, KNOWN)[0]
     version, obstacle = _lock_of(location)
-    if obstacle is None and meta.data_version == LMDB and not at_hand.given:
-        obstacle = foreign_lock(location.data, version)
     if method not in (AUTO, HOT):
         obstacle = f"method is {method}"
-    if obstacle is None:
-        return Look(location, meta, version, at_hand.for_live(location.data, meta.data_version, version), None, HOT)
+    engine = None if obstacle else at_hand.for_live(location.data, meta.data_version, version)
+    if engine:
+        return Look(location, meta, version, engine, None, HOT)
+    obstacle = obstacle or foreign_lock(location.data, version)
     if method == HOT:
         raise SourceError(f"{obstacle}; use method auto or optimistic")
     if method in (AUTO, OPTIMISTIC) and meta.data_version != LMDB:

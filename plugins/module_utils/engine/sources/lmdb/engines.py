@@ -58,12 +58,15 @@ class Engines:
 
     given: Optional[Artifact] = None
 
-    def for_live(self, data: Path, data_version: int, lock_version: Optional[int]) -> Engine:
-        """The engine that may read beside the application.
+    def for_live(self, data: Path, data_version: int, lock_version: Optional[int]) -> Optional[Engine]:
+        """The engine that may read beside the application; None for a lock of another kind, without its library.
 
         Raises SourceError when there is none for these versions, with what to do.
         """
-        engine = self._for(data_version, self.given if lock_version not in (None, 1) else None)
+        is_foreign = data_version == LMDB and lock_version not in (None, 1)
+        if is_foreign:
+            return Engine(self.given) if self.given else None
+        engine = self._for(data_version)
         if engine is None:
             raise SourceError(f"{data} was written by {_WRITERS[data_version]}; {_advice(data_version)}")
         # Raises when nothing can copy here.
@@ -72,13 +75,11 @@ class Engines:
 
     def for_copy(self, data_version: int) -> Optional[Engine]:
         """The engine that reads a copy which nobody writes to, if there is one."""
-        return self._for(data_version, None)
+        return self._for(data_version)
 
-    def _for(self, data_version: int, preferred: Optional[Artifact]) -> Optional[Engine]:
-        if data_version == LMDB_1 and library.has_version_1():
+    def _for(self, data_version: int) -> Optional[Engine]:
+        if data_version == LMDB or (data_version == LMDB_1 and library.has_version_1()):
             return Engine()
-        if data_version == LMDB:
-            return Engine(preferred)
         return Engine(self.given) if self.given else None
 
 
