@@ -52,23 +52,28 @@ class ReflinkWay(Way):
     @contextlib.contextmanager
     def hold(self, directory: Path, paths: Sequence[str], scratch: Path, alive: Callable[[], None]) -> Iterator[Held]:
         target = scratch / _TREE
+        try:
+            warnings = self._copy(directory, paths, target, alive)
+            yield Held(target, warnings=warnings)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _copy(self, directory: Path, paths: Sequence[str], target: Path, alive: Callable[[], None]) -> List[str]:
         for _unused in range(_TRIES):
             sight = Sight(directory, paths, alive)
             if sight.count > 1:
                 sight.settle()
-            warnings = _Clone(directory, target, alive).make(paths)
+            try:
+                warnings = _Clone(directory, target, alive).make(paths)
+            except OSError as error:
+                raise SourceError(f"the files of {directory} cannot be copied: {sentence(error)}") from error
             # That of one file is of one moment anyway.
             if sight.count == 1 or sight.is_same():
-                break
+                return warnings
             shutil.rmtree(target)
-        else:
-            raise KeepsChangingError(
-                f"the files in {directory} changed while they were copied, {_TRIES} times; use the method freeze"
-            )
-        try:
-            yield Held(target, warnings=warnings)
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
+        raise KeepsChangingError(
+            f"the files in {directory} changed while they were copied, {_TRIES} times; use the method freeze"
+        )
 
     @staticmethod
     def _try(directory: Path, path: str, place: Path) -> Optional[str]:
