@@ -33,7 +33,8 @@ class Job:
 
     def described(self, **options: Any) -> None:
         """Write its file."""
-        file = self.dbbackup.job(self.name, "", type="nrepl", **self.server.options, **{**self.options, **options})
+        described = {**self.server.options, **self.options, **options}
+        file = self.dbbackup.job(self.name, "", type="nrepl", **described)
         text = file.read_text().replace('"path": "", ', "")
         file.write_text(text)
 
@@ -73,3 +74,17 @@ def nothing_left(server: Server, *, on_jvm: bool = True) -> Iterator[None]:
         # One of before may have been about to be closed.
         eventually(lambda: server.sessions() <= before, "no new session")
     assert [entry.name for entry in server.temporary.iterdir() if entry.name.startswith("db-backup-")] == []
+
+
+@contextmanager
+def without_bindings(server: Server) -> Iterator[int]:
+    """The port of one more nREPL server in the same JVM, as an application starts one in a thread of its own.
+
+    That of the command line hands what it has bound to its sessions, which then see nothing of the roots.
+    """
+    started = '(deliver bare (nrepl.server/start-server :bind "127.0.0.1" :port 0))'
+    server.evaluate(f"(do (def bare (promise)) (.start (Thread. (fn [] {started}))) nil)")
+    try:
+        yield int(server.evaluate("(:port @bare)"))
+    finally:
+        server.evaluate("(do (nrepl.server/stop-server @bare) nil)")

@@ -330,7 +330,6 @@ exit_code:
 """
 
 import contextlib
-import datetime
 from pathlib import Path
 from typing import Any, ContextManager, Dict, Optional
 
@@ -347,8 +346,10 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.jobs import repository_at
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl import address as servers
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import load as loading
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import Point
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.fetch import fetched
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import restore
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.base import Tools
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.stores.table import Store
@@ -425,8 +426,7 @@ def load(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         timeout=params["load_timeout"],
         silence=params["timeout"],
     )
-    at, position = moment(params["at"]), params["position"]
-    result = loading.load(job, params["id"], request, module.check_mode, at=at, position=position).to_json()
+    result = loading.load(job, point(params), request, module.check_mode).to_json()
     if module._diff:
         after = {**essence(result["backup"]), "dest": result["dest"], **(result["after"] or {})}
         result["diff"] = {"before": {"dest": result["dest"], **(result["before"] or {})}, "after": after}
@@ -448,8 +448,7 @@ def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
         tools=Tools(timeout=params["timeout"], library=params["library"]),
         describe=module._diff,
     )
-    at = moment(params["at"])
-    restored = restore(job, params["id"], request, module.check_mode, at=at, position=params["position"])
+    restored = restore(job, point(params), request, module.check_mode)
     result = restored.to_json()
     if restored.changed and module._diff:
         after = {**essence(restored.backup), **restored.difference.after}
@@ -457,10 +456,11 @@ def restore_files(module: AnsibleModule, job: JobDirectory) -> Dict[str, Any]:
     return result
 
 
-def moment(text: Optional[str]) -> Optional[datetime.datetime]:
-    """As a person writes it."""
+def point(params: Dict[str, Any]) -> Point:
+    """Which backup, with the time as a person writes it."""
     try:
-        return times.from_person(text) if text else None
+        at = times.from_person(params["at"]) if params["at"] else None
+        return Point(params["id"], at, params["position"])
     except ValueError as error:
         raise UsageError(f"at: {error}") from None
 

@@ -16,8 +16,8 @@ description:
     and publishes the copy in a repository.
   - The copy is made in a child process that runs as the owner of the data, with a deadline. The source is never
     changed; C(lock.mdb) is neither copied nor created.
-  - Environments of LMDB 0.9 are backed up. Those of heed (mdb.master), Datalevin (DLMDB) and LMDB 1.0 are recognized
-    and refused by name.
+  - Environments of LMDB 0.9 and of heed (mdb.master) are backed up. Those of Datalevin (DLMDB) and LMDB 1.0 are
+    recognized and refused by name.
 options:
   path:
     description:
@@ -28,9 +28,14 @@ options:
     type: path
     required: true
   method:
-    description: How the copy is made. V(hot) is a read transaction, and what V(auto) chooses.
+    description:
+      - How the copy is made. V(hot) is a read transaction.
+      - V(optimistic) reads the file without any lock, accepts the copy only if no commit can have touched it, and else
+        tries again, a few times. It is for applications whose lock file no library here understands, as those of heed,
+        and fails while one commits without a pause. Its copies are always opened and read whole.
+      - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic).
     type: str
-    choices: [auto, hot]
+    choices: [auto, hot, optimistic]
     default: auto
   compact:
     description:
@@ -177,6 +182,11 @@ backup:
           description: Whether it is one data file without a directory of its own.
           type: bool
           sample: false
+        point_in_time:
+          description: V(one) when all environments and included files are as of one point in time; V(each) when each
+            is as of its own, in the order in which they are listed, the included files last.
+          type: str
+          sample: each
         include:
           description: For each path of O(include) its C(path), its number of C(files) and C(directories), their
             C(size) in bytes,
@@ -213,6 +223,10 @@ backup:
                 The
                 C(kind) is V(txnid), the C(fingerprint) that of the meta page.
               type: dict
+            tries:
+              description: How often it was copied until no commit could have touched the copy.
+              type: int
+              sample: 1
             databases:
               description: Name and number of entries of each database; the name of the main one is null.
               type: list
@@ -304,7 +318,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "method": {"type": "str", "default": "auto", "choices": ["auto", "hot"]},
+            "method": {"type": "str", "default": "auto", "choices": ["auto", "hot", "optimistic"]},
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},

@@ -31,6 +31,8 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containe
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.locate import Located, locate
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, SourceError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore as restoring
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import NEWEST
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Child, Report
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.chroma import locations
@@ -546,11 +548,11 @@ class TestRestore:
     def test_no_heartbeat_undoes_all(self, application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
         later = application.change("later")
         monkeypatch.setattr(standstill, "_START_SECONDS", 1)
-        request = restoring.Request(
+        request = Request(
             force=True, container=Address("kg-application"), heartbeat=application.url.replace("8000", "8001")
         )
         with pytest.raises(BackupError, match="gave no heartbeat at"):
-            restoring.restore(Repository(application.command.repository).job("kg"), None, request)
+            restoring.restore(Repository(application.command.repository).job("kg"), NEWEST, request)
         assert application.running
         assert content_of(application.data) == later
         assert sorted(path.name for path in application.data.iterdir()) == ["data.mdb", "lock.mdb"]
@@ -571,11 +573,11 @@ class TestRestore:
             honest(daemon, container, patience)
 
         monkeypatch.setattr(Daemon, "stop", stop)
-        request = restoring.Request(
+        request = Request(
             force=True, container=Address("kg-application"), heartbeat=application.url.replace("8000", "8001")
         )
         with pytest.raises(StillRunningError, match="it could not be stopped") as told:
-            restoring.restore(Repository(application.command.repository).job("kg"), None, request)
+            restoring.restore(Repository(application.command.repository).job("kg"), NEWEST, request)
         suffix = str(told.value).rpartition("*")[2]
         assert application.running
         assert content_of(application.data) == application.content
@@ -648,8 +650,8 @@ class TestRestore:
                 os.kill(os.getpid(), signal.SIGKILL)
 
             os.rename = rename
-            request = restoring.Request(force=True, container=Address("kg-application"))
-            restoring.restore(Repository(application.command.repository).job("kg"), None, request)
+            request = Request(force=True, container=Address("kg-application"))
+            restoring.restore(Repository(application.command.repository).job("kg"), NEWEST, request)
 
         process = in_process(restore)
         process.join()

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore as restoring
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import NEWEST
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.tools import (
@@ -57,7 +59,7 @@ def kill_in_the_exchange(dbbackup: Command, data: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         os.rename = rename
-        restoring.restore(Repository(dbbackup.repository).job("kg"), None, restoring.Request(force=True))
+        restoring.restore(Repository(dbbackup.repository).job("kg"), NEWEST, Request(force=True))
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert list(data.glob("*.before-restore-*"))

@@ -23,8 +23,10 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine import j
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, CorruptError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import prune
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import NEWEST
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.ownership import Ownership
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import restore
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.swap import Swap
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.verify import verify
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.paths import make_directory
@@ -129,7 +131,7 @@ def test_a_race_against_a_restore_leads_nowhere(job: JobDirectory, outside: Path
                 shutil.rmtree(dest / "graph", ignore_errors=True)
                 (dest / "graph").mkdir()
                 os.chown(dest / "graph", NOBODY, NOBODY, follow_symlinks=False)
-                restore(job, None, Request(destination=dest, force=True))
+                restore(job, NEWEST, Request(destination=dest, force=True))
     assert snapshot(outside) == before
 
 
@@ -337,7 +339,7 @@ class TestTheProcessThatParsesACopy:
         job = backed_up(source, tmp_path / "repository")
         assert verify(job).opened
         unproven = backed_up(source, tmp_path / "repository-2", verify=False)
-        restore(unproven, None, Request(destination=tmp_path / "restored"))
+        restore(unproven, NEWEST, Request(destination=tmp_path / "restored"))
         status = (tmp_path / "restored/data.mdb").stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (owner, owner, 0o700)
         assert content_of(tmp_path / "restored") == content

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl import literals
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
-from ansible_collections.embedded.db_backup.tests.nrepl_exports import Job, literal, nothing_left
+from ansible_collections.embedded.db_backup.tests.nrepl_exports import Job, literal, nothing_left, without_bindings
 from ansible_collections.embedded.db_backup.tests.tools import Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -296,15 +296,17 @@ class TestValues:
         engine.load(restored(engine))
         engine.assert_equal()
 
-    def test_printer_settings_and_a_closed_session(self, engine: Engine) -> None:
+    def test_what_a_server_has_set_for_its_printer_does_not_matter(self, engine: Engine) -> None:
         engine.evaluate(f'(do (d/transact! conn [{{:name "a" :texts {STRANGE_TEXTS}}}]) nil)')
         if isinstance(engine, Datalevin):
-            engine.evaluate("(do (alter-var-root #'*print-length* (constantly 1)) nil)")
-        try:
+            with without_bindings(engine.server) as port:
+                engine.evaluate("(do (alter-var-root #'*print-length* (constantly 1)) nil)")
+                try:
+                    engine.job.run(port=port)
+                finally:
+                    engine.evaluate("(do (alter-var-root #'*print-length* (constantly nil)) nil)")
+        else:
             engine.job.run()
-        finally:
-            if isinstance(engine, Datalevin):
-                engine.evaluate("(do (alter-var-root #'*print-length* (constantly nil)) nil)")
         engine.load(restored(engine))
         engine.assert_equal()
 

@@ -17,7 +17,13 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
-from ansible_collections.embedded.db_backup.tests.nrepl_exports import THREADS, Job, literal, nothing_left
+from ansible_collections.embedded.db_backup.tests.nrepl_exports import (
+    THREADS,
+    Job,
+    literal,
+    nothing_left,
+    without_bindings,
+)
 from ansible_collections.embedded.db_backup.tests.tools import (
     Ansible,
     Command,
@@ -144,13 +150,14 @@ class TestWays:
     def test_what_a_server_has_set_for_its_printer_does_not_matter(self, job: Job, tmp_path: Path, way: str) -> None:
         settings = {"*print-length*": "1", "*print-level*": "1", "*print-meta*": "true", "*print-dup*": "true"}
         before = {name: job.server.evaluate(name) for name in settings}
-        try:
-            for name, value in settings.items():
-                job.server.evaluate(f"(do (alter-var-root #'{name} (constantly {value})) nil)")
-            job.run(expression="my.app/data", way=way)
-        finally:
-            for name, value in before.items():
-                job.server.evaluate(f"(do (alter-var-root #'{name} (constantly {value})) nil)")
+        with without_bindings(job.server) as port:
+            try:
+                for name, value in settings.items():
+                    job.server.evaluate(f"(do (alter-var-root #'{name} (constantly {value})) nil)")
+                job.run(expression="my.app/data", way=way, port=port)
+            finally:
+                for name, value in before.items():
+                    job.server.evaluate(f"(do (alter-var-root #'{name} (constantly {value})) nil)")
         assert read_back(job.server, job.restored(tmp_path / "restored.edn")) == "true"
 
     def test_a_directory_of_any_name(self, job: Job, tmp_path: Path) -> None:

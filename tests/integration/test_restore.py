@@ -20,6 +20,9 @@ import lmdb
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore as restoring
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import NEWEST
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restored import Restored
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import locks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
@@ -44,10 +47,10 @@ OPEN = "import lmdb, sys; e = lmdb.open(sys.argv[1], subdir=sys.argv[2] == '1');
 CHANGES = ("rename", "replace", "link", "fsync", "unlink", "mkdir", "rmdir", "fchown", "fchmod", "ftruncate", "utime")
 
 
-def in_process(command: Command, job: str = "kg", dest: Path | None = None, force: bool = True) -> restoring.Restored:
+def in_process(command: Command, job: str = "kg", dest: Path | None = None, force: bool = True) -> Restored:
     """A restore inside this process, where the system can be made to fail."""
     directory = Repository(command.repository).job(job)
-    return restoring.restore(directory, None, restoring.Request(destination=dest, force=force))
+    return restoring.restore(directory, NEWEST, Request(destination=dest, force=force))
 
 
 def make_tree(root: Path, salt: str = "") -> dict[str, Content]:
@@ -675,7 +678,7 @@ class Scene:
             shutil.copytree(self.old, self.dest)
         self.before = bytes_of(self.dest)
 
-    def restore(self) -> restoring.Restored:
+    def restore(self) -> Restored:
         return in_process(self.command, dest=self.target)
 
 

@@ -26,7 +26,9 @@ import zstandard
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, CorruptError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import Request, restore
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import Point
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import restore
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.verify import verify
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.tools import Command, content_of, make_environment, snapshot
@@ -82,7 +84,7 @@ class Vault:
         verify(self.directory, self.path.name, remember=False)
 
     def restore(self, destination: Path | None = None) -> None:
-        restore(self.directory, self.path.name, Request(destination=destination or self.destination, force=True))
+        restore(self.directory, Point(self.path.name), Request(destination=destination or self.destination, force=True))
 
     def is_restored(self) -> bool:
         """Whether the databases at the destination are, byte for byte, those that were backed up."""
@@ -509,7 +511,7 @@ def test_a_hostile_place_of_origin_is_refused(path: str, vault: Vault) -> None:
     manifest["source"]["path"] = path
     vault.sign(manifest)
     with pytest.raises((BackupError, OSError)) as refused:
-        restore(vault.directory, vault.path.name, Request(force=True))
+        restore(vault.directory, Point(vault.path.name), Request(force=True))
     assert "\n" not in str(refused.value)
     assert vault.around() == vault.before
 

@@ -19,7 +19,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
     UsageError,
 )
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import inform, protect
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import choose
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import Point, choose
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.prune import prune
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository import manifest as manifests
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import Manifest
@@ -246,43 +246,43 @@ class TestChoice:
         self, job: JobDirectory, newer: list[str], first: int
     ) -> None:
         for number, one in enumerate(newer):
-            choice = choose(job, position=first + number)
+            choice = choose(job, Point(position=first + number))
             assert (choice.chain.ids, choice.position) == (newer[: number + 1], first + number)
             assert [part.link.backup.id for part in choice.parts.values()] == newer[: number + 1]
             assert choice.manifest.id == one
 
     def test_with_an_id_it_is_of_its_chain(self, job: JobDirectory, first: int) -> None:
         older = ids(job)[:CHAIN]
-        assert choose(job, older[3], position=first + 1).chain.ids == older[:2]
+        assert choose(job, Point(older[3], position=first + 1)).chain.ids == older[:2]
         with pytest.raises(NotFoundError, match=f"holds position {first + 3}; they hold {first} to {first + 2}"):
-            choose(job, older[2], position=first + 3)
+            choose(job, Point(older[2], position=first + 3))
 
     def test_beyond_them_the_range_is_told(self, job: JobDirectory, first: int) -> None:
         told = f"no good backup of job kg holds position 7; they hold {first} to {first + 3}, {first} to {first + 3}"
         with pytest.raises(NotFoundError, match=told):
-            choose(job, position=7)
+            choose(job, Point(position=7))
 
     def test_before_all_the_oldest_is_told(self, job: JobDirectory) -> None:
         moment = times.from_id(ids(job)[0]) - HOUR
         with pytest.raises(NotFoundError, match=f"or before; the oldest one is {ids(job)[0]}"):
-            choose(job, at=moment)
+            choose(job, Point(at=moment))
 
     def test_a_damaged_one_is_passed_over(self, job: JobDirectory, newer: list[str], first: int) -> None:
         shorten(job.path / newer[2])
-        assert choose(job, position=first + 2).chain.ids == ids(job)[:3]
+        assert choose(job, Point(position=first + 2)).chain.ids == ids(job)[:3]
 
     def test_time_is_enough(self, job: JobDirectory, newer: list[str]) -> None:
-        for other in ({"backup_id": newer[0]}, {"position": 7}):
+        for other in ({"id": newer[0]}, {"position": 7}):
             with pytest.raises(UsageError, match="at already tells which backup"):
-                choose(job, at=times.now(), **other)
+                choose(job, Point(at=times.now(), **other))
 
     def test_the_time_of_a_full_one_is_its_own_where_nothing_continues_it(self, job: JobDirectory) -> None:
         fulls = ids(job)[::CHAIN]
         for one in set(ids(job)) - set(fulls):
             shutil.rmtree(job.path / one)
-        assert choose(job, at=times.now()).chain.ids == fulls[1:]
-        assert choose(job, at=times.from_id(fulls[1])).chain.ids == fulls[1:]
-        assert choose(job, at=times.from_id(fulls[1]) - HOUR).chain.ids == fulls[:1]
+        assert choose(job, Point(at=times.now())).chain.ids == fulls[1:]
+        assert choose(job, Point(at=times.from_id(fulls[1]))).chain.ids == fulls[1:]
+        assert choose(job, Point(at=times.from_id(fulls[1]) - HOUR)).chain.ids == fulls[:1]
 
 
 class Collector(Stage):

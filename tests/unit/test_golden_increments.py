@@ -13,6 +13,8 @@ import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import times
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore, verify
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import Point
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import checksums, parse
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import (
     JobDirectory,
@@ -37,7 +39,7 @@ def hashes(place: Path) -> dict[str, str]:
 
 
 def restored(job: JobDirectory, place: Path, **choice: Any) -> restore.Restored:
-    return restore.restore(job, None, restore.Request(destination=place), **choice)
+    return restore.restore(job, Point(**choice), Request(destination=place))
 
 
 def test_verify(job: JobDirectory) -> None:
@@ -77,7 +79,7 @@ def test_any_damage_below_is_found(job: JobDirectory, tmp_path: Path) -> None:
         for place in range(0, len(content), 97):
             path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
             with pytest.raises(BackupError):
-                restore.restore(job, newest, restore.Request(destination=tmp_path / "restored"))
+                restore.restore(job, Point(newest), Request(destination=tmp_path / "restored"))
             assert not (tmp_path / "restored").exists()
         path.write_bytes(content)
     assert restored(job, tmp_path / "restored").changed

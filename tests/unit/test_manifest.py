@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, CorruptError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations import restore, verify
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import NEWEST, Point
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.manifest import checksums, parse
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.published import PublishedBackup
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
@@ -55,7 +57,7 @@ class TestGolden:
 
     def test_restores(self, golden: Path, tmp_path: Path) -> None:
         dest = tmp_path / "restored"
-        restore.restore(Repository(golden).job("memory"), None, restore.Request(destination=dest))
+        restore.restore(Repository(golden).job("memory"), NEWEST, Request(destination=dest))
         for name, expected in self.EXPECTED["environments"].items():
             content = content_of(dest / name)
             assert {name or "main": count for name, count in counts_of(content).items()} == expected["counts"]
@@ -225,7 +227,7 @@ def test_what_only_the_engine_understands_is_no_less_distrusted(golden: Path, tm
         sign(directory, value, data)
         with contextlib.suppress(BackupError):
             job = Repository(golden).job("memory")
-            restore.restore(job, directory.name, restore.Request(destination=tmp_path / "new"), predict=True)
+            restore.restore(job, Point(directory.name), Request(destination=tmp_path / "new"), predict=True)
             verify.verify(job, remember=False)
             verified += 1
     assert verified > 10, "hardly any of these manifests was looked at to its end"

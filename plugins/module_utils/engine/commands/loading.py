@@ -10,14 +10,15 @@ import argparse
 
 from ..errors import UsageError
 from ..operations import load as loading
+from ..operations.choice import Point
 from ..terminal import ProgressBar
-from .common import Told, job_with_backup, time_of, warning_lines
+from .common import Told, job_with_backup, warning_lines
 from .evaluation import address_of
 
 _FOR_FILES = ("dest", "owner", "group", "mode", "container", "docker_host", "service", "heartbeat")
 
 
-def load(options: argparse.Namespace) -> Told:
+def load(options: argparse.Namespace, point: Point) -> Told:
     """Load a backup, or with dry_run tell what would be done."""
     for name in _FOR_FILES:
         if getattr(options, name) is not None:
@@ -30,9 +31,8 @@ def load(options: argparse.Namespace) -> Told:
         timeout=options.load_timeout,
         silence=options.timeout,
     )
-    at = time_of(options)
     with ProgressBar("verifying", options.quiet) as progress, job_with_backup(options) as job:
-        result = loading.load(job, options.id, request, options.dry_run, progress, at=at, position=options.position)
+        result = loading.load(job, point, request, options.dry_run, progress)
     return Told(result.to_json(), _text(result, options))
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import sys
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import List
 
 from .. import jobs, times
 from ..containers.container import Address
 from ..errors import Interrupted, UsageError
 from ..operations import restore as restoring
+from ..operations.choice import NEWEST, Point
 from ..operations.inform import BackupInfo, inform
+from ..operations.request import Request
+from ..operations.restored import Restored
 from ..repository.repository import JobDirectory
 from ..routine import Application
 from ..sources.base import Tools
@@ -31,31 +33,21 @@ _LONGEST_LIST = 20
 
 def restore(options: argparse.Namespace) -> Told:
     """Restore a backup, or with dry_run tell what would be done."""
+    point = Point(options.id, time_of(options), options.position)
     if options.connection is not None or options.import_function is not None:
         from .loading import load  # noqa: PLC0415 - restores of files do not need its code
 
-        return load(options)
+        return load(options, point)
     request = _request(options)
     with job_with_backup(options) as directory:
-        point = _Point(options.id, time_of(options), options.position)
         if _is_asked(options):
-            if not (options.latest or any(point)):
-                point = _Point(_choose(options, directory))
+            if not options.latest and point == NEWEST:
+                point = Point(_choose(options, directory))
             request = dataclasses.replace(request, force=True)
             _confirm(options, directory, point, request)
         with ProgressBar("restoring", options.quiet) as progress:
-            result = restoring.restore(
-                directory, point.id, request, options.dry_run, progress, at=point.at, position=point.position
-            )
+            result = restoring.restore(directory, point, request, options.dry_run, progress)
     return Told(result.to_json(), _text(result, options, predicted=options.dry_run))
-
-
-class _Point(NamedTuple):
-    """Which backup, and up to where: as restoring.restore has it."""
-
-    id: Optional[str] = None
-    at: Optional[datetime.datetime] = None
-    position: Optional[int] = None
 
 
 def _is_asked(options: argparse.Namespace) -> bool:
@@ -70,14 +62,14 @@ def _is_asked(options: argparse.Namespace) -> bool:
     return False
 
 
-def _request(options: argparse.Namespace) -> restoring.Request:
+def _request(options: argparse.Namespace) -> Request:
     """As the command line says; in place also as the job's file does."""
     known = _application(options) if options.dest is None else Application()
     is_elsewhere = options.container or options.service
     container = options.container or (None if is_elsewhere else known.container)
     docker_host = options.docker_host or known.docker_host
     mode = int(known.mode, 8) if known.mode and options.mode is None else options.mode
-    return restoring.Request(
+    return Request(
         destination=options.dest or (Path(known.dest) if known.dest else None),
         # To see what would be done, one need not decide it yet.
         force=options.force or options.yes or (options.ask and options.dry_run),
@@ -122,14 +114,14 @@ def _row(number: int, backup: BackupInfo) -> List[str]:
     return [str(number), backup.id, times.age_in_words(backup.age), size_in_words(backup.size), backup.status, *looked]
 
 
-def _confirm(options: argparse.Namespace, directory: JobDirectory, point: _Point, request: restoring.Request) -> None:
-    plan = restoring.restore(directory, point.id, request, predict=True, at=point.at, position=point.position)
+def _confirm(options: argparse.Namespace, directory: JobDirectory, point: Point, request: Request) -> None:
+    plan = restoring.restore(directory, point, request, predict=True)
     say(_text(plan, options, predicted=True))
     if plan.changed and ask("Restore it now? [y/N] ").lower() not in ("y", "yes"):
         raise Interrupted("nothing was restored")
 
 
-def _text(result: restoring.Restored, options: argparse.Namespace, *, predicted: bool) -> str:
+def _text(result: Restored, options: argparse.Namespace, *, predicted: bool) -> str:
     lines = warning_lines(result.warnings)
     if not result.changed:
         return "\n".join([*lines, f"{options.job}: {result.destination} already holds backup {result.backup['id']}"])

@@ -16,6 +16,7 @@ from ..errors import NotFoundError, UsageError
 from ..repository.catalogue import Entry
 from ..repository.chain import Chain, Link
 from ..repository.manifest import INCREMENT, UNKNOWN, FileRecord, Manifest
+from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.retention import Standing
 from ..sources.base import Moment
@@ -27,6 +28,17 @@ from .proof import corruption_in, load_record
 from .prune import candidates_of
 
 _SHOWN = 3
+
+
+class Point(NamedTuple):
+    """Which backup is asked for: the one with this id, else the latest good one; at and position as choose has them."""
+
+    id: Optional[str] = None
+    at: Optional[datetime.datetime] = None
+    position: Optional[int] = None
+
+
+NEWEST = Point()
 
 
 class Until(NamedTuple):
@@ -55,12 +67,14 @@ class Part(NamedTuple):
 class Choice:
     """The backups that it takes, and the files in them, by the paths of their records.
 
-    manifest is that of one backup that held just this.
+    manifest is that of one backup that held just this. passed_over has a sentence about each newer backup that was no
+    choice for the newest good one.
     """
 
     chain: Chain
     parts: Dict[str, Part]
     manifest: Manifest
+    passed_over: List[str] = dataclasses.field(default_factory=list)
 
     @property
     def position(self) -> Optional[int]:
@@ -82,19 +96,15 @@ class Choice:
             _load(part, target, progress, hash_content=not (check and check.read_back))
 
 
-def choose(
-    directory: JobDirectory,
-    backup_id: Optional[str] = None,
-    at: Optional[datetime.datetime] = None,
-    position: Optional[int] = None,
-) -> Choice:
-    """The backup with this id, or the latest good one.
+def choose(directory: JobDirectory, point: Point) -> Choice:
+    """The backup with the id of the point, or the latest good one.
 
     at chooses the state of that time as the newest good backup that began then or before has it, with what increments
     after it have up to then. position chooses the newest good backup that holds it, of those that the one with this id
     builds on, if that is given.
     Raises NotFoundError, or UsageError for what makes no sense; CorruptError when the backup is not whole.
     """
+    backup_id, at, position = point
     if at is not None and (backup_id is not None or position is not None):
         raise UsageError("at already tells which backup; give id or position without it")
     until = Until(position, at)
@@ -105,7 +115,14 @@ def choose(
     chain = directory.chain(backup_id)
     with chain.in_use():
         chain.check_sizes()
-        return _chosen(chain, until)
+        choice = _chosen(chain, until)
+    return dataclasses.replace(choice, passed_over=_passed_over(directory, chain.backup)) if point == NEWEST else choice
+
+
+def _passed_over(directory: JobDirectory, backup: PublishedBackup) -> List[str]:
+    newer = [other.id for other in directory.backups() if other.id > backup.id]
+    told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
+    return [f"backup {other} {told}" for other in newer]
 
 
 def _id_at(directory: JobDirectory, at: datetime.datetime) -> str:

@@ -20,10 +20,11 @@ from ..repository.staging import WorkingDirectory
 from ..repository.state import Attempt, Verification
 from ..sources.base import Tools
 from ..sources.registry import source_of
-from . import restore
-from .choice import choose
+from .choice import Point, choose
 from .progress import Progress, silent
 from .proof import corruption_in
+from .request import Request
+from .restore import restore
 from .verify import newest_id
 
 
@@ -82,10 +83,10 @@ def _hold(
     place = scratch.path / "drill"
     place.mkdir(0o700)
     owner, group = str(os.geteuid()), str(os.getegid())
-    request = restore.Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
-    restored = restore.restore(directory, backup.id, request, progress=progress)
+    request = Request(destination=place / "restored", owner=owner, group=group, mode=0o600)
+    restored = restore(directory, Point(backup.id), request, progress=progress)
     work_goes_on()
-    manifest = choose(directory, backup.id).manifest
+    manifest = choose(directory, Point(backup.id)).manifest
     source = source_of(manifest.engine.name)
     proven = source.drill(manifest, source.restoration(manifest, restored.destination), tools)
     return Drilled(backup.path, restored.backup, proven, [])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -27,10 +26,9 @@ from ..sources.nrepl.options import SNAPSHOT, TX_LOG, NreplOptions
 from ..sources.nrepl.runtime import Runtime
 from ..sources.nrepl.source import NreplSource, runtime_of
 from ..stream.stages import CHUNK, InThread, SparseFileWriter
-from .choice import Choice, choose
+from .choice import Choice, Point, choose
 from .progress import Progress, silent
 from .proof import corruption_in
-from .restore import passed_over
 
 # Seconds for having the server forget what was sent.
 _FAREWELL = 5.0
@@ -95,27 +93,18 @@ class Loaded:
 
 
 def load(
-    directory: JobDirectory,
-    backup_id: Optional[str],
-    request: Request,
-    predict: bool = False,
-    progress: Progress = silent,
-    *,
-    at: Optional[datetime.datetime] = None,
-    position: Optional[int] = None,
+    directory: JobDirectory, point: Point, request: Request, predict: bool = False, progress: Progress = silent
 ) -> Loaded:
-    """Load the backup with this id, or the latest good one, with all that it builds on; with predict, only look.
+    """Load the backup that is asked for, with all that it builds on; with predict, only look.
 
-    at and position choose the state of a time or a position instead, see choose. Into a database that holds just what
-    the backup holds nothing is loaded. Raises RestoreError when the database is not empty, or did not take the backup,
-    and tells in which state it is; CorruptError for a backup that does not verify, of which nothing was sent then;
-    NoConnectionError.
+    Into a database that holds just what the backup holds nothing is loaded. Raises RestoreError when the database is
+    not empty, or did not take the backup, and tells in which state it is; CorruptError for a backup that does not
+    verify, of which nothing was sent then; NoConnectionError.
     """
     request.check()
-    choice = choose(directory, backup_id, at, position)
-    is_newest = backup_id is None and at is None and position is None
+    choice = choose(directory, point)
     with choice.chain.in_use():
-        work = _Load.prepare(choice, request, passed_over(directory, choice.chain.backup) if is_newest else [])
+        work = _Load.prepare(choice, request)
         with _verified(directory, choice, request.silence, progress) as texts:
             return work.run(texts, predict)
 
@@ -131,7 +120,7 @@ class _Load:
     warnings: List[str]
 
     @classmethod
-    def prepare(cls, choice: Choice, request: Request, warnings: List[str]) -> _Load:
+    def prepare(cls, choice: Choice, request: Request) -> _Load:
         """Read and check everything that is small."""
         engine = choice.manifest.engine.name
         if engine != NreplSource.type:
@@ -139,11 +128,11 @@ class _Load:
         server = dataclasses.asdict(request.address)
         if request.import_function is not None:
             options = NreplOptions(**server, function=request.import_function, timeout=request.timeout)
-            return cls(choice, request, options, None, warnings)
+            return cls(choice, request, options, None, choice.passed_over)
         database = _database_of(choice.manifest)
         options = NreplOptions(**server, database=database, connection=request.connection, timeout=request.timeout)
         told = [] if loading.check_loadable(database).keeps_basis else [_new_transactions(database)]
-        return cls(choice, request, options, _expected(choice), [*warnings, *told])
+        return cls(choice, request, options, _expected(choice), [*choice.passed_over, *told])
 
     def run(self, texts: List[Path], predict: bool) -> Loaded:
         """Send the text where it is needed, and have it loaded."""

@@ -8,150 +8,60 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import grp
 import os
-import pwd
 import shlex
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Callable, ContextManager, Dict, List, Optional, Type
+from pathlib import Path
+from typing import BinaryIO, ContextManager, Dict, List, Optional, Type
 
 from .. import times
-from ..containers.container import Address
-from ..containers.standstill import standstill
-from ..errors import CorruptError, RestoreError, UsageError, sentence
+from ..errors import RestoreError, UsageError, sentence
 from ..interrupts import end_of_work, held_back
 from ..paths import create, is_directory
 from ..processes import check_timeout
 from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
-from ..repository.published import PublishedBackup
 from ..repository.repository import JobDirectory
 from ..repository.state import Exchange
-from ..services import ServiceStandstill
 from ..sources import tree
-from ..sources.base import Restoration, Source, Tools, Tree
+from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
 from ..standstill import Standstill, StillRunningError
 from ..stream.stages import InThread, Reader, SparseFileWriter, Stage
 from . import exchanges, present
-from .choice import Choice, choose
+from .choice import Choice, Point, choose
 from .ownership import Ownership
 from .progress import Progress, silent
 from .proof import checked_trees, corruption_in
+from .request import Request, destination_of
+from .restored import Difference, Restored
 from .swap import Swap, free_suffix, holds_anything, is_aside, original_of
-
-_LARGEST_NUMBER = (1 << 32) - 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What the user wants: destination (default: where it came from), owner and group by name or number, mode bits.
-
-    tools are for a copy that was never opened. With describe, the differences between what is there and what comes are
-    told. container or service, a unit of systemd, is stopped while its files are exchanged, and started; heartbeat is a
-    URL that must answer then, health a program with its arguments that must end with 0.
-    """
-
-    destination: Optional[Path] = None
-    force: bool = False
-    owner: Optional[str] = None
-    group: Optional[str] = None
-    mode: Optional[int] = None
-    tools: Tools = dataclasses.field(default_factory=Tools)
-    describe: bool = False
-    container: Optional[Address] = None
-    service: Optional[str] = None
-    heartbeat: Optional[str] = None
-    health: List[str] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """What is at the destination before, and what after that is not told by the manifest."""
-
-    before: Dict[str, Any] = dataclasses.field(default_factory=dict)
-    after: Dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """What was done, or is predicted: files are in place at these paths, aside has those that were there before.
-
-    position is where in the history of the database the restored state is, if that is known. application is what is
-    stopped meanwhile; undo has the commands of a shell that bring back what was there.
-    """
-
-    changed: bool
-    destination: Path
-    files: List[Path]
-    aside: List[Path]
-    map_sizes: Dict[str, int]
-    backup: Dict[str, Any]
-    warnings: List[str]
-    position: Optional[int] = None
-    application: Optional[str] = None
-    undo: List[str] = dataclasses.field(default_factory=list)
-    difference: Difference = dataclasses.field(default_factory=Difference)
-
-    def to_json(self) -> Dict[str, Any]:
-        """As plain JSON."""
-        return {
-            "changed": self.changed,
-            "dest": str(self.destination),
-            "files": [str(path) for path in self.files],
-            "aside": [str(path) for path in self.aside],
-            "map_sizes": self.map_sizes,
-            "position": self.position,
-            "undo": self.undo,
-            "backup": self.backup,
-            "warnings": self.warnings,
-        }
 
 
 def restore(
-    directory: JobDirectory,
-    backup_id: Optional[str],
-    request: Request,
-    predict: bool = False,
-    progress: Progress = silent,
-    *,
-    at: Optional[datetime.datetime] = None,
-    position: Optional[int] = None,
+    directory: JobDirectory, point: Point, request: Request, predict: bool = False, progress: Progress = silent
 ) -> Restored:
-    """Restore the backup with this id, or the latest good one, with all that it builds on; with predict, only look.
+    """Restore the backup that is asked for, with all that it builds on; with predict, only look.
 
-    at and position choose the state of a time or a position instead, see choose. When the destination already holds
-    just what the backup holds, it only gets the owner, group and mode that are asked for. Raises RestoreError when the
-    destination is not empty and force is not given, or is open in an application; CorruptError when the backup does
-    not verify. Then the destination is as it was.
+    When the destination already holds just what the backup holds, it only gets the owner, group and mode that are asked
+    for. Raises RestoreError when the destination is not empty and force is not given, or is open in an application;
+    CorruptError when the backup does not verify. Then the destination is as it was.
     """
-    choice = choose(directory, backup_id, at, position)
-    is_newest = backup_id is None and at is None and position is None
-    with choice.chain.in_use():
-        warnings = passed_over(directory, choice.chain.backup) if is_newest else []
-        with _standstill(choice.manifest, request) as application:
-            work = _Restore.prepare(choice, request, progress, warnings, application)
-            killed = exchanges.killed_at(directory, str(work.destination))
-            if killed:
-                work.warnings.append(killed)
-            is_done = work.is_done()
-            difference = work.difference(is_done) if request.describe else Difference()
-            if is_done:
-                result = work.result(work.give(predict), [], difference)
-            else:
-                work.refuse()
-                result = work.result(True, work.asides() if predict else work.run(directory), difference)
-            if killed and not predict:
-                exchanges.forget(directory, str(work.destination))
-            return result
-
-
-def passed_over(directory: JobDirectory, backup: PublishedBackup) -> List[str]:
-    """A sentence about each backup that is newer than the latest good one."""
-    newer = [other.id for other in directory.backups() if other.id > backup.id]
-    told = "is newer, but damaged, perhaps torn, or of the future; this is the newest good one"
-    return [f"backup {other} {told}" for other in newer]
+    choice = choose(directory, point)
+    with choice.chain.in_use(), request.standstill(source_of(choice.manifest.engine.name)) as application:
+        work = _Restore.prepare(choice, request, progress, application)
+        killed = exchanges.killed_at(directory, str(work.destination))
+        if killed:
+            work.warnings.append(killed)
+        is_done = work.is_done()
+        difference = work.difference(is_done) if request.describe else Difference()
+        if is_done:
+            result = work.result(work.give(predict), [], difference)
+        else:
+            work.refuse()
+            result = work.result(True, work.asides() if predict else work.run(directory), difference)
+        if killed and not predict:
+            exchanges.forget(directory, str(work.destination))
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,22 +75,16 @@ class _Restore:
     source: Type[Source]
     trees: Dict[str, Tree]
     plan: Restoration
-    uid: Optional[int]
-    gid: Optional[int]
+    asked: Ownership
     warnings: List[str]
     application: Optional[Standstill]
 
     @classmethod
     def prepare(
-        cls,
-        choice: Choice,
-        request: Request,
-        progress: Progress,
-        warnings: List[str],
-        application: Optional[Standstill],
+        cls, choice: Choice, request: Request, progress: Progress, application: Optional[Standstill]
     ) -> _Restore:
         """Read and check everything that is small."""
-        manifest = choice.manifest
+        manifest, warnings = choice.manifest, [*choice.passed_over]
         source = source_of(manifest.engine.name)
         for link in choice.chain.links:
             if os.geteuid() == 0 and request.destination is None and os.stat(link.backup.path).st_uid != 0:
@@ -188,19 +92,17 @@ class _Restore:
                 told = "does not belong to root; as root, tell where to restore to with dest"
                 raise RestoreError(f"{link.backup.path} {told}")
         if manifest.backup.consistency == UNKNOWN:
-            warnings = [*warnings, f"nobody knows whether backup {manifest.id} is consistent; its manifest tells more"]
+            warnings.append(f"nobody knows whether backup {manifest.id} is consistent; its manifest tells more")
         trees = checked_trees(manifest.files, source, manifest.source)
-        request = dataclasses.replace(request, destination=_destination(manifest, request, application))
+        request = dataclasses.replace(request, destination=destination_of(manifest, request, application))
         plan = source.restoration(manifest, request.destination)
         if not plan.root.is_absolute():
             raise UsageError(f"dest {plan.root} is not an absolute path")
         # The destination itself is the administrator's choice, link or not; links inside it are not followed.
         plan = dataclasses.replace(plan, root=Path(os.path.realpath(plan.root)))
         check_timeout(request.tools.timeout)
-        if request.mode is not None and not 0 <= request.mode <= 0o777:
-            raise UsageError(f"mode {request.mode:o} is out of range; give three octal digits, as 0640")
-        uid, gid = _number(request.owner, "owner", _user), _number(request.group, "group", _group)
-        return cls(choice, request, progress, manifest, source, trees, plan, uid, gid, warnings, application)
+        asked = request.ownership()
+        return cls(choice, request, progress, manifest, source, trees, plan, asked, warnings, application)
 
     def result(self, changed: bool, aside: List[Path], difference: Difference) -> Restored:
         """What to tell of it."""
@@ -226,14 +128,13 @@ class _Restore:
 
     def give(self, predict: bool) -> bool:
         """Give what is in place the owner, group and mode that are asked for; returns whether it had others."""
-        asked = Ownership(self.uid, self.gid, self.request.mode)
-        if asked == Ownership():
+        if self.asked == Ownership():
             return False
         root, trees = self.plan.root, [present.names_in_tree(self.plan.root, path) for path in self.plan.trees]
         try:
-            changed = [present.give(root, self.plan.files.values(), asked, predict)]
+            changed = [present.give(root, self.plan.files.values(), self.asked, predict)]
             # The mode is that of database files.
-            changed += [present.give(root, names, asked._replace(mode=None), predict) for names in trees]
+            changed += [present.give(root, names, self.asked._replace(mode=None), predict) for names in trees]
         except OSError as error:
             raise RestoreError(f"cannot change the owner or mode of what is in place: {sentence(error)}") from error
         return any(changed)
@@ -241,12 +142,12 @@ class _Restore:
     def difference(self, is_done: bool) -> Difference:
         """Sizes, hashes, owners and modes of the database files."""
         before, states = present.describe(self.plan.root, self.plan.files)
-        asked = Ownership(self.uid, self.gid, self.request.mode)
         records = [record for record in self.manifest.files if record.content == "file"]
-        given = {
-            record.path: asked.in_words(states.get(record.path)) if is_done else self._ownership(record).in_words(None)
-            for record in records
-        }
+        given = {}
+        for record in records:
+            # What is in place keeps what is not asked for.
+            status = states.get(record.path) if is_done else None
+            given[record.path] = (self.asked if is_done else self._ownership(record)).in_words(status)
         found = {path: Ownership().in_words(status) for path, status in states.items()}
         dest = {"dest": str(self.destination)}
         hashes = {record.path: record.sha256 for record in self.manifest.files}
@@ -354,7 +255,9 @@ class _Restore:
         for path in [entry.path for entry in included]:
             swap.open_directory((self.plan.root / path).parent, self._ownership(record).of_directory())
             targets[path] = swap.stage(self.plan.root / path)
-        self._load(record, Reader(lambda archive: tree.unpack(archive, included, targets, self.uid, self.gid)))
+        self._load(
+            record, Reader(lambda archive: tree.unpack(archive, included, targets, self.asked.uid, self.asked.gid))
+        )
 
     def _load(self, record: FileRecord, target: Stage) -> None:
         self.choice.load(record.path, target, self.progress)
@@ -401,41 +304,10 @@ class _Restore:
         """As asked, else as in the backup, as far as this user may."""
         is_root = os.geteuid() == 0
         return Ownership(
-            uid=record.uid if self.uid is None and is_root else self.uid,
-            gid=record.gid if self.gid is None and is_root else self.gid,
-            mode=record.mode & 0o777 if self.request.mode is None else self.request.mode,
+            uid=record.uid if self.asked.uid is None and is_root else self.asked.uid,
+            gid=record.gid if self.asked.gid is None and is_root else self.asked.gid,
+            mode=record.mode & 0o777 if self.asked.mode is None else self.asked.mode,
         )
-
-
-def _standstill(manifest: Manifest, request: Request) -> ContextManager[Optional[Standstill]]:
-    if request.container and request.service:
-        raise UsageError("give container or service, not both")
-    if request.container:
-        paths = source_of(manifest.engine.name).heartbeat_paths
-        urls = [request.heartbeat] if request.heartbeat else []
-        return standstill(request.container, urls, paths, request.health)
-    if request.service:
-        paths = source_of(manifest.engine.name).heartbeat_paths if request.heartbeat else ()
-        return ServiceStandstill(request.service, request.heartbeat, paths, request.health)
-    if request.heartbeat or request.health:
-        raise UsageError("heartbeat and health are asked of a container or service that was started again; name it")
-    return contextlib.nullcontext()
-
-
-def _destination(manifest: Manifest, request: Request, application: Optional[Standstill]) -> Optional[Path]:
-    """The one asked for, or of a backup of a container the directory of the host that has the files."""
-    came_from = manifest.source.details.get("container")
-    if request.destination or not came_from:
-        return request.destination
-    if not application:
-        raise RestoreError(
-            "the backup is of a container; name it with container, or tell where to restore to with dest"
-        )
-    # A database of one file is told by its path, its directory beside it.
-    path, directory = PurePosixPath(manifest.source.path), PurePosixPath(str(came_from.get("directory")))
-    if directory not in (path, path.parent):
-        raise CorruptError(f"the manifest is not valid: source: {path} is not in {directory} of the container")
-    return application.host_directory(directory) / path.relative_to(directory)
 
 
 def _commit(swap: Swap, application: Optional[Standstill]) -> List[Path]:
@@ -458,23 +330,3 @@ def _refuse_links(root: Path, target: str) -> None:
     for parent in list(Path(target).parents)[:-1]:
         if (root / parent).is_symlink():
             raise RestoreError("%s is a link; a restore does not follow links inside its destination" % (root / parent))
-
-
-def _number(name: Optional[str], what: str, look_up: Callable[[str], int]) -> Optional[int]:
-    if name is None:
-        return None
-    try:
-        number = int(name) if name.isdigit() else look_up(name)
-    except KeyError:
-        raise UsageError(f"{what} {name!r} does not exist on this host") from None
-    if number > _LARGEST_NUMBER:
-        raise UsageError(f"{what} {name!r} is out of range")
-    return number
-
-
-def _user(name: str) -> int:
-    return pwd.getpwnam(name).pw_uid
-
-
-def _group(name: str) -> int:
-    return grp.getgrnam(name).gr_gid

@@ -44,6 +44,11 @@ class WorkingDirectory(NamedTuple):
             make_directories(place.parent)
             return create(place)
 
+    def remove(self, path: str) -> None:
+        """Remove a file of this relative path; what cannot be removed now goes with the whole directory."""
+        with contextlib.suppress(OSError):
+            os.unlink(anchored(self.descriptor, path))
+
     def make_durable(self) -> None:
         """Sync all directories, those above after those below."""
         with naming(self.path):
@@ -79,7 +84,10 @@ class Staging:
 
     @contextlib.contextmanager
     def store(self, path: str, status: os.stat_result, content: str = "file") -> Iterator[StoreStream]:
-        """A stream to write the content of a file to; path is its place in the source, status its owner and mode."""
+        """A stream to write the content of a file to; path is its place in the source, status its owner and mode.
+
+        Left with an error, it leaves nothing behind: the same file can be stored again.
+        """
         repo_path = path + (".tar" if content == "tar" else "") + SUFFIXES[self.compression.type]
         taken = [*manifests.RESERVED_NAMES, *(record.repo_path for record in self.records)]
         if repo_path in taken:
@@ -91,11 +99,11 @@ class Staging:
         try:
             yield stream
             stream.close()
-        except OSError as error:
+        except BaseException as error:
             stream.abandon()
-            raise BackupError(f"cannot write {stored_path}: {error.strerror}") from error
-        except BaseException:
-            stream.abandon()
+            self._directory.remove(repo_path)
+            if isinstance(error, OSError):
+                raise BackupError(f"cannot write {stored_path}: {error.strerror}") from error
             raise
         stored = stream.result()
         self.records.append(

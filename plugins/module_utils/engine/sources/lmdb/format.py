@@ -73,7 +73,7 @@ def read_metas(data: Path) -> List[Meta]:
 
     Raises SourceError when it is not a whole LMDB 0.9 data file, with what it is instead.
     """
-    descriptor = _open(data)
+    descriptor = open_data(data)
     try:
         return metas_of(descriptor, data)
     finally:
@@ -108,7 +108,7 @@ def describes_database(value: bytes) -> bool:
 def lock_version(lock: Path) -> Optional[int]:
     """The version of the lock file, None where there is none or it is still empty."""
     try:
-        descriptor = _open(lock)
+        descriptor = open_data(lock)
     except FileNotFoundError:
         return None
     try:
@@ -124,17 +124,17 @@ def lock_version(lock: Path) -> Optional[int]:
     return int(version) & _LOCK_VERSION_MASK
 
 
-def refuse_foreign_lock(data: Path, version: Optional[int]) -> None:
-    """Raise SourceError when the application uses another lock protocol than LMDB 0.9."""
+def foreign_lock(data: Path, version: Optional[int]) -> Optional[str]:
+    """Why no library here can take part in the locking of the application, in a sentence; None when one can."""
     if version == 2:
-        raise SourceError(
-            f"{data} is used through heed (mdb.master, lock version 2), which this version does not back up yet"
-        )
+        return f"{data} is used through heed (mdb.master, lock version 2), which the libraries here cannot lock"
     if version not in (None, 1):
-        raise SourceError(f"{data} has a lock file of version {version}; only version 1, of LMDB 0.9, is known")
+        return f"{data} has a lock file of version {version}; only version 1, of LMDB 0.9, is known"
+    return None
 
 
-def _open(path: Path) -> int:
+def open_data(path: Path) -> int:
+    """Open a data or lock file for reading. Raises SourceError, also for a link and for what is no regular file."""
     try:
         descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

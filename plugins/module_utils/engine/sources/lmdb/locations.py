@@ -10,7 +10,7 @@ import dataclasses
 import os
 import stat
 from pathlib import Path
-from typing import List
+from typing import List, Sequence
 
 from ...errors import SourceError
 from ...paths import is_safe_relative
@@ -19,6 +19,9 @@ from .library import Place
 _DATA = "data.mdb"
 _LOCK = "lock.mdb"
 _MOST_WARNINGS = 20
+# The environments of Ucotron. What one of them refers to is in those behind it, so it is copied before them.
+_UCOTRON = ("vector", "visual", "graph")
+_UCOTRON_LOCK = "ucotron-writer.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,36 @@ def _below(root: Path) -> Locations:
     if not search.found:
         reason = f"there is no LMDB environment in {root}: neither it nor a directory below it has a {_DATA}"
         raise SourceError("; ".join([reason, *search.warnings()]))
-    return Locations(root, False, search.found, search.warnings())
+    return Locations(root, False, in_order(search.found), search.warnings())
+
+
+def in_order(found: List[Location]) -> List[Location]:
+    """The environments in the order in which they are copied when they are not held together: by name, as found.
+
+    Those of Ucotron, known by the names of their directories, come in an order in which what a copy refers to is in the
+    copies made after it.
+    """
+    if not is_ucotron([location.path for location in found]):
+        return found
+    return sorted(found, key=_rank)
+
+
+def is_ucotron(paths: Sequence[str]) -> bool:
+    """Whether these data files are the environments of Ucotron, by the names of their directories."""
+    return {"vector", "graph"} <= {os.path.basename(os.path.dirname(path)) for path in paths}
+
+
+def other_locks(paths: Sequence[str]) -> List[str]:
+    """Lock files that an application keeps in the directories of these data files and above, beside those of LMDB."""
+    if not is_ucotron(paths):
+        return []
+    below = [os.path.join(os.path.dirname(path), _UCOTRON_LOCK) for path in paths]
+    return [_UCOTRON_LOCK, *(lock for lock in below if lock != _UCOTRON_LOCK)]
+
+
+def _rank(location: Location) -> int:
+    name = os.path.basename(os.path.dirname(location.path))
+    return _UCOTRON.index(name) if name in _UCOTRON else len(_UCOTRON)
 
 
 class _Search:

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError
@@ -21,13 +21,17 @@ from ...repository.staging import Staging
 from .. import tree
 from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
-from . import library
-from .format import Meta, lock_version, parse_metas, read_metas, refuse_foreign_lock
+from . import library, optimistic
+from .format import Meta, foreign_lock, lock_version, parse_metas, read_metas
 from .library import Database
-from .locations import Location, Locations, locate, lock_path
+from .locations import Location, Locations, locate, lock_path, other_locks
 
 _ENGINE = Named("lmdb", "0.9")
 _HEAD = 1 << 17
+# Lock versions of which it is known that pages are used again as the optimistic copy expects; None where unreadable.
+_PAGES_REUSED_ALIKE = (None, 1, 2)
+_COPIED_BY = "unlocked reading"
+ONE, EACH = "one", "each"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,10 @@ class LmdbOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """One environment in a manifest; path is that of its data file below the source."""
+    """One environment in a manifest; path is that of its data file below the source.
+
+    tries is how often it was copied until no commit could have touched the copy; only an unlocked one needs several.
+    """
 
     path: str
     data_version: int
@@ -52,15 +59,29 @@ class Environment:
     map_size: int
     position: Position
     databases: List[Database]
+    tries: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What a manifest tells of an LMDB source beside the fields of all sources."""
+    """What a manifest tells of an LMDB source beside the fields of all sources.
+
+    point_in_time: whether all environments and included files are as of one point in time, or each as of its own, in
+    the order in which they stand here, the included files last.
+    """
 
     environments: List[Environment]
     include: List[tree.Included] = dataclasses.field(default_factory=list)
     single_file: bool = False
+    point_in_time: str = EACH
+
+
+class Look(NamedTuple):
+    """What the files tell of an environment; obstacle is why it is not copied out of a read transaction."""
+
+    meta: Meta
+    lock_version: Optional[int]
+    obstacle: Optional[str]
 
 
 class LmdbSource(Source):
@@ -69,8 +90,10 @@ class LmdbSource(Source):
     type = "lmdb"
 
     def __init__(self, options: LmdbOptions) -> None:
-        if options.method not in ("auto", "hot"):
-            raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto or hot")
+        if options.method not in ("auto", "hot", "optimistic"):
+            raise UsageError(f"method {options.method!r} is not known for lmdb; choose auto, hot or optimistic")
+        if options.method == "optimistic" and options.compact:
+            raise UsageError("method optimistic copies the file as it is; leave out compact")
         check_timeout(options.timeout)
         self._options = options
         self._path = Path(options.path)
@@ -79,15 +102,17 @@ class LmdbSource(Source):
     def inspect(self) -> Inspection:
         locations = locate(self._path)
         self._check_include(locations.root, locations.environments)
-        library.copier()
         environments, size = [], 0
         for location in locations.environments:
-            meta, version = _look_at(location)
+            look = self._look_at(location)
+            if look.obstacle is None:
+                library.copier()
+            meta = look.meta
             position = Position("txnid", meta.txnid, meta.txnid, meta.fingerprint)
-            environments.append(_environment(location, meta, version, position, []))
+            environments.append(_environment(location, look, position, []))
             size += meta.used_size
         included = tree.scan(locations.root, self._options.include)
-        details = Details(environments, included, locations.is_single_file)
+        details = self._details(locations, environments, included)
         return Inspection(
             _origin(self._place(locations), details, size + sum(entry.size for entry in included)), _ENGINE
         )
@@ -95,13 +120,19 @@ class LmdbSource(Source):
     def capture(self, staging: Staging) -> Capture:
         locations = locate(self._path)
         self._check_include(locations.root, locations.environments)
-        copied_by = library.copier()
-        environments = [self._copy(location, staging) for location in locations.environments]
+        looks = [self._look_at(location) for location in locations.environments]
+        is_optimistic = any(look.obstacle for look in looks)
+        copied_by = _COPIED_BY if all(look.obstacle for look in looks) else library.copier()
+        environments = [self._copy(*pair, staging) for pair in zip(locations.environments, looks)]
         included, warnings = self._copy_included(locations.root, staging)
-        details = Details(environments, included, locations.is_single_file)
+        details = self._details(locations, environments, included)
         size = sum(record.size for record in staging.records)
-        kind = Kind(method="hot", consistency="transaction", online=True, copied_by=copied_by)
-        return Capture(_origin(self._place(locations), details, size), _ENGINE, kind, [*locations.warnings, *warnings])
+        method = "optimistic" if is_optimistic else "hot"
+        kind = Kind(method=method, consistency="transaction", online=True, copied_by=copied_by)
+        warnings = [*locations.warnings, *self._left_whole(locations, looks), *warnings]
+        return Capture(
+            _origin(self._place(locations), details, size), _ENGINE, kind, warnings, needs_check=is_optimistic
+        )
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -150,7 +181,7 @@ class LmdbSource(Source):
         if details.single_file:
             names = dict.fromkeys(names, target.name)
             target = target.parent
-        stale = [lock_path(path, details.single_file) for path in names.values()]
+        stale = [lock_path(path, details.single_file) for path in names.values()] + other_locks(list(names.values()))
         trees = [entry.path for entry in details.include]
         map_sizes = {names[entry.path]: entry.map_size for entry in details.environments}
         return Restoration(target, names, trees, stale, map_sizes)
@@ -179,8 +210,47 @@ class LmdbSource(Source):
             if root / path == location.lock:
                 raise UsageError(f"include {path!r} is the lock file of {location.data}, which is never copied")
 
-    def _copy(self, location: Location, staging: Staging) -> Environment:
-        before, version = _look_at(location)
+    def _look_at(self, location: Location) -> Look:
+        """What the files tell of an environment, and so in which way it is copied.
+
+        Raises SourceError unless it is of LMDB 0.9, or of a fork with the same data file.
+        """
+        meta = read_metas(location.data)[0]
+        version, method = None, self._options.method
+        try:
+            version = lock_version(location.lock)
+            obstacle = foreign_lock(location.data, version)
+        except SourceError as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+            obstacle = str(error)
+        if obstacle and method == "hot":
+            raise SourceError(f"{obstacle}; use method auto or optimistic")
+        if version not in _PAGES_REUSED_ALIKE and method == "auto":
+            raise SourceError(f"{obstacle}; that method optimistic is right for it is for you to know")
+        if method == "optimistic":
+            obstacle = obstacle or "method is optimistic"
+        return Look(meta, version, obstacle)
+
+    def _left_whole(self, locations: Locations, looks: List[Look]) -> List[str]:
+        if not self._options.compact:
+            return []
+        pairs = zip(locations.environments, looks)
+        return [f"{location.data} is not compact: {look.obstacle}" for location, look in pairs if look.obstacle]
+
+    def _details(self, locations: Locations, environments: List[Environment], included: List[tree.Included]) -> Details:
+        is_one = len(environments) == 1 and not included
+        return Details(environments, included, locations.is_single_file, ONE if is_one else EACH)
+
+    def _copy(self, location: Location, look: Look, staging: Staging) -> Environment:
+        if look.obstacle is None:
+            return self._copy_hot(location, look, staging)
+        copied = optimistic.store(staging, location, self._options.timeout)
+        position = Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
+        return dataclasses.replace(_environment(location, look, position, []), tries=copied.tries)
+
+    def _copy_hot(self, location: Location, look: Look, staging: Staging) -> Environment:
+        before = look.meta
         status = os.stat(location.data)
         child = Child(
             lambda report: library.copy(report, location.place, self._options.compact),
@@ -197,11 +267,11 @@ class LmdbSource(Source):
             known = child.result()
         after = read_metas(location.data)[0]
         _check_whole(location, head, staging.records[-1].size)
-        if version is None and after.txnid > before.txnid + 1:
+        if look.lock_version is None and after.txnid > before.txnid + 1:
             raise SourceError(f"an application began to write to {location.data} while it was copied; run it again")
         position = self._position(known, head, before, after)
         databases = [Database(**entry) for entry in known.get("databases") or []]
-        return _environment(location, before, version, position, databases)
+        return _environment(location, look, position, databases)
 
     def _position(self, known: Dict[str, Any], head: bytes, before: Meta, after: Meta) -> Position:
         """The transaction of the copy, or the span it lies in where a compact copy does not tell."""
@@ -220,17 +290,6 @@ class LmdbSource(Source):
             return tree.write(stream, root, self._options.include)
 
 
-def _look_at(location: Location) -> Tuple[Meta, Optional[int]]:
-    """The current meta page and the version of the lock file.
-
-    Raises SourceError unless both are of LMDB 0.9.
-    """
-    meta = read_metas(location.data)[0]
-    version = lock_version(location.lock)
-    refuse_foreign_lock(location.data, version)
-    return meta, version
-
-
 def _check_whole(location: Location, head: bytes, size: int) -> None:
     metas = parse_metas(head)
     if not metas or size < metas[0].used_size:
@@ -242,9 +301,8 @@ def _origin(path: Path, details: Details, size: int) -> Origin:
     return Origin(path=str(path), size=size, position=only, details=encode(details))
 
 
-def _environment(
-    location: Location, meta: Meta, version: Optional[int], position: Position, databases: List[Database]
-) -> Environment:
+def _environment(location: Location, look: Look, position: Position, databases: List[Database]) -> Environment:
+    meta, version = look.meta, look.lock_version
     return Environment(location.path, meta.data_version, version, meta.page_size, meta.map_size, position, databases)
 
 
