@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture import blocks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.processes import Child, Report
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite import blocks
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite.copies import merge_wal
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.sqlite.live import LiveDatabase
 from ansible_collections.embedded.db_backup.tests.tools import process

@@ -181,11 +181,19 @@ class Child:
             os.kill(self._pid, signal.SIGKILL)
         self._status = os.waitpid(self._pid, 0)[1]
 
-    def chunks(self) -> Iterator[memoryview]:
-        """The bytes the child writes, until it ends its output. A chunk is valid until the next is asked for."""
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._pid
+
+    def chunks(self, deadline: Optional[float] = None) -> Iterator[memoryview]:
+        """The bytes the child writes, until it ends its output. A chunk is valid until the next is asked for.
+
+        deadline is a time.monotonic() at which a silent child fails.
+        """
         buffer = memoryview(bytearray(CHUNK))
         while True:
-            self._wait_for(self._output)
+            self._wait_for(self._output, deadline)
             size = os.readv(self._output, [buffer])
             if not size:
                 return
@@ -216,11 +224,15 @@ class Child:
             raise self._failing(answer["error"])
         return answer["result"]
 
-    def _wait_for(self, descriptor: int) -> None:
+    def _wait_for(self, descriptor: int, deadline: Optional[float] = None) -> None:
         waiting = select.poll()
         waiting.register(descriptor, select.POLLIN)
-        if not waiting.poll(int(self._timeout * 1000)):
-            raise self._unfinished(f"gave no sign of life for {self._timeout:g} seconds and was ended")
+        left = self._timeout if deadline is None else min(self._timeout, max(0.0, deadline - time.monotonic()))
+        if waiting.poll(int(left * 1000)):
+            return
+        if left < self._timeout:
+            raise self._unfinished("could not be finished in the time that the application may stand still")
+        raise self._unfinished(f"gave no sign of life for {self._timeout:g} seconds and was ended")
 
     def _unfinished(self, ending: str) -> BackupError:
         """The error for an end that says nothing of what was read: it must not be remembered as damage."""

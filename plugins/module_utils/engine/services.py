@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from .containers import heartbeat
-from .containers.guard import Guard
 from .errors import RestoreError, SourceError, UsageError, in_one_line
+from .guard import Guard
+from .running import all_processes
 from .standstill import Standstill, stays
 
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?(\.service)?")
@@ -42,6 +43,7 @@ class Service:
     def look(self) -> Dict[str, str]:
         """How it is now, as systemd calls it: LoadState, ActiveState and others."""
         properties = ["LoadState", "ActiveState", "NRestarts", "RefuseManualStop"]
+        properties += ["ControlGroup", "CanFreeze", "FreezerState"]
         told = self.systemctl("show", "--property", ",".join(properties), self.name)
         found = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
         return {name: found.get(name, "") for name in properties}
@@ -68,6 +70,13 @@ class Service:
             told = in_one_line(done.stderr.decode(errors="replace"))[:_LONGEST_MESSAGE]
             raise SourceError(f"systemctl {arguments[0]} {self.name}: {told or 'failed'}")
         return done.stdout.decode(errors="replace")
+
+    def processes(self) -> List[int]:
+        """The numbers of all that belong to it now."""
+        group = self.look()["ControlGroup"]
+        if not group:
+            return []
+        return [number for number in all_processes() if _is_in(number, group)]
 
     def last_words(self) -> str:
         """The last line that it has written to the journal, if that can be read."""
@@ -100,6 +109,8 @@ class ServiceStandstill(Standstill):
         return [*systemctl, "stop", self.name], [*systemctl, "start", self.name]
 
     def refuse(self) -> None:
+        if os.getpid() in self._service.processes():
+            raise RestoreError(f"{self.name} cannot be stopped from within, and this process belongs to it")
         if self._service.look()["RefuseManualStop"] == "yes":
             raise RestoreError(f"{self.name} refuses to be stopped by hand; stop it yourself")
 
@@ -159,6 +170,16 @@ class _Starter:
             self._service.systemctl("start", self._service.name)
             return True
         return now - self._first_try > _SETTLED_SECONDS
+
+
+def _is_in(number: int, group: str) -> bool:
+    """Whether a process is in a control group or below it, in any hierarchy."""
+    try:
+        with open(f"/proc/{number}/cgroup", encoding="utf-8", errors="replace") as file:
+            groups = [line.rstrip("\n").split(":", 2)[2] for line in file]
+    except OSError:
+        return False
+    return any(found == group or found.startswith(group + "/") for found in groups)
 
 
 def environment() -> Dict[str, str]:

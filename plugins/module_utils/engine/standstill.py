@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Stop an application for a restore, and have it run again afterwards, even when this process is killed."""
+"""Stop an application, and have it run again afterwards, even when this process is killed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import hooks
-from .containers.guard import Guard
 from .errors import BackupError, RestoreError
+from .guard import Guard
 from .interrupts import held_back
 
 # Nothing to ask for a heartbeat: a server that cannot open its data ends soon.

@@ -62,6 +62,12 @@ _CONTAINER = (
     ("ProtectHome", "no"),
     ("ProtectProc", "default"),
 )
+# Whoever halts an application looks for it among all processes, and its guard must have the time to let it go on.
+_HALTING = (
+    ("CapabilityBoundingSet", f"{_CAPABILITIES} CAP_SYS_PTRACE"),
+    ("ProtectProc", "default"),
+    ("TimeoutStopSec", "5min"),
+)
 # The server of a drill is a program of its own kind.
 _SERVER = (("MemoryDenyWriteExecute", "no"),)
 
@@ -135,6 +141,8 @@ def _of_service(layout: Layout, name: str, job: Job) -> List[Section]:
     service += [("ReadWritePaths", " ".join(quoted(place, "-") for place in dict.fromkeys(writable)))]
     if any(f"{place}/".startswith(("/tmp/", "/var/tmp/")) for place in writable):  # noqa: S108 - looked at, never used
         service.append(("PrivateTmp", "no"))
+    if job.source.halts_application and name == BACKUP:
+        service += [line for line in _HALTING if not (unit.user and line[0] == "CapabilityBoundingSet")]
     is_server = name == DRILL and bool(job.source.heartbeat_paths)
     if job.source.container:
         service += _CONTAINER

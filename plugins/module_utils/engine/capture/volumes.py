@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence
 
-from ..containers.guard import Guard
+from ..guard import Guard
 from ..errors import SourceError
 from ..interrupts import held_back
 from . import mounts

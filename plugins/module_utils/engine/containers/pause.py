@@ -7,30 +7,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
-from typing import Iterator, Optional
+from typing import Iterator
 
 from ..errors import SourceError
-from ..interrupts import held_back
+from ..guard import Guard
+from ..pause import Pause, guarded_pause
 from .container import Container
 from .daemon import Daemon, NoContainerError
-from .guard import Guard
 from .watchdog import Watchdog
 
 # How long an order given before a death may take to have its effect.
 _SETTLED_SECONDS = 5.0
-
-
-@dataclasses.dataclass
-class Pause:
-    """deadline is the time.monotonic() at which the container goes on at the latest.
-
-    milliseconds is how long it was paused, known afterwards; None when it was so before and stayed so.
-    """
-
-    deadline: float
-    milliseconds: Optional[int] = None
 
 
 @contextlib.contextmanager
@@ -50,20 +38,14 @@ def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[Pause
         help_it=Daemon.unpause,
         settle_seconds=_SETTLED_SECONDS,
     )
-    with Guard(watchdog.connect, watchdog.undo, limit) as guard:
-        begun = time.monotonic()
-        pause.deadline = begun + limit
-        try:
-            daemon.pause(container)
-            yield pause
-        finally:
-            with held_back():
-                in_time = time.monotonic() < pause.deadline
-                _unpause(daemon, container)
-                pause.milliseconds = round((time.monotonic() - begun) * 1000)
-                guard.release()
-    if not in_time:
-        raise SourceError(f"container {container.name} could be paused for {limit:g} seconds only, which was too short")
+    with guarded_pause(
+        f"container {container.name}",
+        pause,
+        lambda seconds: Guard(watchdog.connect, watchdog.undo, seconds),
+        lambda: daemon.pause(container),
+        lambda: _unpause(daemon, container),
+    ):
+        yield pause
 
 
 def _unpause(daemon: Daemon, container: Container) -> None:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Stop a container for a restore, and have it run again afterwards, whatever becomes of the restore or this process."""
+"""Stop a container, and have it run again afterwards, whatever becomes of the work or this process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import RestoreError, SourceError
+from ..guard import Guard
 from ..standstill import Standstill, stays
 from . import heartbeat
 from .container import Address, Container
 from .daemon import Daemon, NoContainerError
-from .guard import Guard
 from .locate import host_directory
 from .watchdog import Watchdog
 
@@ -44,7 +44,7 @@ class ContainerStandstill(Standstill):
                 f"container {name} was started with --rm and would be gone when stopped; stop it yourself"
             )
         if self.container.is_paused:
-            raise RestoreError(f"container {name} is paused; let it go on, or stop it, before restoring")
+            raise RestoreError(f"container {name} is paused; let it go on, or stop it, first")
 
     @property
     def commands(self) -> Tuple[List[str], List[str]]:

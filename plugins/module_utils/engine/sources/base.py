@@ -111,6 +111,8 @@ class Source(abc.ABC):
     # Paths of this host where a run makes locks; and whether it talks to a server that is not in a container.
     places: Sequence[Path] = ()
     uses_network: bool = False
+    # Whether a run stops or freezes an application: it has to see all processes, and to outlive its own end a little.
+    halts_application: bool = False
 
     def obstacle(self) -> Optional[str]:
         """Why a run would not find its server now, which may pass, as it starts; None where nothing is in the way."""

@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, cast
 
+from ...capture.blocks import BUFFER, WriteBack
 from ...errors import SourceError
 from ...paths import is_safe_relative
 from ...stream.stages import Stage
 from .. import tree
-from ..sqlite.blocks import BUFFER, WriteBack
 from ..tree.members import checked_members, reading
 
 _IDENTITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

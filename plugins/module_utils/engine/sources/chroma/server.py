@@ -24,8 +24,8 @@ from typing import Any, Iterator, List, Optional
 from ...containers import heartbeat
 from ...containers.container import Container
 from ...containers.daemon import Daemon
-from ...containers.guard import Guard
 from ...errors import CorruptError, SourceError, in_one_line
+from ...guard import Guard
 from ...processes import Child, Report
 from ..base import Tools
 from .locations import HEARTBEAT_PATHS

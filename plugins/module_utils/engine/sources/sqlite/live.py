@@ -19,11 +19,11 @@ import time
 import urllib.parse
 from typing import Any, Iterator, List, Optional, Tuple
 
+from ...capture import blocks
 from ...errors import SourceError
 from ...optional import optional_module
 from ...processes import Report
 from ...repository.manifest import Position
-from . import blocks
 from .format import HEADER_SIZE, Header, open_data, read_header
 
 sqlite3 = optional_module("sqlite3")

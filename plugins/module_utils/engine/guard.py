@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A process that undoes what was done to a container when the one that did it is gone, even killed by SIGKILL."""
+"""A process that undoes what was done to an application when the one that did it is gone, even killed by SIGKILL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import signal
 import time
 from typing import Callable, NoReturn, Optional
 
-from ..errors import BackupError, SourceError
+from .errors import BackupError, SourceError
 
 _GUARD, _LEAVE, _RELEASE = b"g", b"l", b"r"
 _READY = b"+"
@@ -85,7 +85,9 @@ class Guard:
         readable = select.select([answer], [], [], _START_SECONDS)[0]
         message = os.read(answer, 1000) if readable else b""
         if message != _READY:
-            raise SourceError(message.decode(errors="replace") or "the process that guards the container did not start")
+            raise SourceError(
+                message.decode(errors="replace") or "the process that guards the application did not start"
+            )
 
 
 def _watch(

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
-from typing import Callable, List, Optional
+from typing import Callable, Iterator, List, Optional, Tuple
 
 # For copies from file to file, which no processor looks at: large, so that the system takes its memory in large pieces.
 BUFFER = 1 << 20
@@ -43,11 +44,15 @@ class WriteBack:
 def copy_all(
     source: int, target: int, alive: Callable[[], None], start: int = 0, *, write_back: Optional[WriteBack] = None
 ) -> None:
-    """Copy from descriptor to descriptor, from the byte at start to the last; target ends there too."""
+    """Copy from descriptor to descriptor, from the byte at start to the last; target ends there too.
+
+    Where nothing was ever written to the source, nothing is written: target is empty from start on.
+    """
     buffer = memoryview(bytearray(BUFFER))
     offset = start
     while True:
-        size = os.preadv(source, [buffer], offset)
+        offset = _next_data(source, offset)
+        size = os.preadv(source, [buffer[: _next_hole(source, offset) - offset]], offset)
         if not size:
             break
         _write(target, buffer[:size], offset)
@@ -81,22 +86,64 @@ class Changes:
         size = os.fstat(self._source).st_size
         # Beyond the end of a file that became shorter there is nothing to compare.
         common = min(size, self._size)
-        for offset in range(0, common, _BLOCK):
-            end = min(offset + _BLOCK, common)
-            now, then = (content[offset:end] for content in self._maps)
-            if now != then:
-                _write(self._target, memoryview(now), offset)
-            if offset % _ALIVE_EVERY == 0:
-                self._alive()
+        os.ftruncate(self._target, common)
+        for start, stop in self._written(common):
+            for offset in range(start, stop, _BLOCK):
+                end = min(offset + _BLOCK, stop)
+                now, then = (content[offset:end] for content in self._maps)
+                if now != then:
+                    _write(self._target, memoryview(now), offset)
+                if offset % _ALIVE_EVERY == 0:
+                    self._alive()
         copy_all(self._source, self._target, self._alive, common)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for content in self._maps:
+            content.close()
 
     def _populate(self) -> None:
         # Older kernels do not know it; a file that became shorter is no fault here.
         with contextlib.suppress(OSError):
-            for content in self._maps:
-                for offset in range(0, self._size, _ALIVE_EVERY):
-                    content.madvise(_POPULATE, offset, min(_ALIVE_EVERY, self._size - offset))
-                    self._alive()
+            for start, stop in self._written(self._size):
+                for content in self._maps:
+                    for offset in range(start, stop, _ALIVE_EVERY):
+                        content.madvise(_POPULATE, offset, min(_ALIVE_EVERY, stop - offset))
+                        self._alive()
+
+    def _written(self, size: int) -> Iterator[Tuple[int, int]]:
+        """Where one of the two has data, in whole blocks: there can be terabytes of nothing between."""
+        offset = 0
+        while True:
+            start = min(_next_data(file, offset) for file in (self._source, self._target))
+            start -= start % _BLOCK
+            if start >= size:
+                return
+            holes = [_next_hole(file, start) for file in (self._source, self._target)]
+            stop = min(max(start + _BLOCK, -(-max(holes) // _BLOCK) * _BLOCK), size)
+            yield start, stop
+            offset = stop
+            if offset >= size:
+                return
+
+
+def _next_data(file: int, offset: int) -> int:
+    """Where the first byte at or after the offset is that was ever written, or else the end of the file."""
+    try:
+        return os.lseek(file, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            # A file system that does not tell.
+            return offset
+        return max(offset, os.fstat(file).st_size)
+
+
+def _next_hole(file: int, offset: int) -> int:
+    """Where the data ends that begins at the offset; somewhere behind it where that is not told."""
+    try:
+        return os.lseek(file, offset, os.SEEK_HOLE)
+    except OSError:
+        return offset + BUFFER
 
 
 def _write(target: int, data: memoryview, offset: int) -> None:
