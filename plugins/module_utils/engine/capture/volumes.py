@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Sequence
 
-from ..guard import Guard
 from ..errors import SourceError
+from ..guard import Guard
 from ..interrupts import held_back
 from . import mounts
 from .base import Held, Way
