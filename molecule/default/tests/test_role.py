@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -156,6 +157,27 @@ def test_a_backup_that_the_service_cannot_use_is_rolled_back(host: Host) -> None
     assert inode(host) == before
     assert host.check_output("ls --almost-all /srv/kg").split() == ["data.mdb", "lock.mdb"]
     judge(host, 1)
+
+
+def test_a_restore_that_is_killed_has_the_service_started_again(host: Host, fresh: str) -> None:
+    """By the service itself, once it is stopped: then no file was exchanged yet."""
+    before = inode(host)
+    drop_in = f"{UNITS}/kg.service.d/kill.conf"
+    text = "[Service]\nExecStopPost=+/bin/sh -c 'kill -KILL $(cat /run/restore.pid)'\n"
+    host.check_output("mkdir -p %s/kg.service.d && printf %s > %s && systemctl daemon-reload", UNITS, text, drop_in)
+    try:
+        killed = host.run("sh -c 'echo $$ > /run/restore.pid; exec restore-kg --yes --id %s'", fresh)
+    finally:
+        host.check_output("rm -r %s/kg.service.d && systemctl daemon-reload", UNITS)
+    assert killed.rc == 128 + signal.SIGKILL, killed
+    eventually(lambda: host.service("kg").is_running, "the guard has started the service")
+    assert inode(host) == before
+    judge(host, 1)
+
+    restored = host.run("restore-kg --yes --id %s", fresh)
+    assert restored.rc == 0, restored.stderr
+    assert "kg.service was stopped, runs again and is well" in restored.stdout
+    assert host.check_output("find /srv/kg -name '.*'") == ""
 
 
 def test_the_drill_proves_that_it_can_be_restored(host: Host, fresh: str) -> None:
