@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from testinfra.host import Host
 APPLICATION = "sudo -u kg python3 /usr/local/bin/lmdb_application.py"
 REPOSITORY = "/var/backups/db-backup"
 EXPOSURE = 3.0
+CHECKOUT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 # An environment that is sound, and that the application has no use for.
 MAKE_OTHER = """
 import lmdb
@@ -198,6 +203,24 @@ def test_a_corrupted_backup_fails_drill_and_status(host: Host, fresh: str) -> No
     assert "kg: nobody is to be told" in alert
 
 
+def test_a_host_that_reaches_no_mirror(host: Host) -> None:
+    """What is there is not fetched; what is not is told in a sentence, and all stays as it was."""
+    no_mirror = "/etc/apt/apt.conf.d/99no-mirror"
+    host.check_output("echo 'Acquire::http::Proxy \"http://127.0.0.1:9\";' > %s", no_mirror)
+    try:
+        told = install_by_role([])
+        assert told.returncode == 0, told.stdout
+        assert re.search(r"changed=0 .*failed=0", told.stdout), told.stdout
+        before = installed(host)
+        told = install_by_role(["--extra-vars", json.dumps({"backup_packages": ["zstd", "db-backup-is-no-package"]})])
+    finally:
+        host.check_output("rm %s", no_mirror)
+    assert told.returncode != 0
+    assert "The packages zstd, db-backup-is-no-package cannot be installed: " in told.stdout
+    assert "backup_manage_packages: false" in told.stdout
+    assert installed(host) == before
+
+
 def test_fifty_jobs_and_none(host: Host) -> None:
     """The last test: it removes the job."""
     known = backups(host)
@@ -217,6 +240,21 @@ def test_fifty_jobs_and_none(host: Host) -> None:
     assert host.check_output(f"find /etc/systemd/system /etc/db-backup /usr/local/bin {ours}") == ""
     assert backups(host) == known
     assert host.service("kg").is_running
+
+
+def install_by_role(options: list[str]) -> subprocess.CompletedProcess[str]:
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    command = ["ansible-playbook", "-i", inventory, "molecule/default/existing.yml", *options]
+    # With another Python the runner would be another one.
+    settings = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"}
+    environ = {**os.environ, **settings}
+    return subprocess.run(command, cwd=CHECKOUT, env=environ, capture_output=True, text=True, check=False)
+
+
+def installed(host: Host) -> str:
+    """Names and contents of what the role installs."""
+    places = "/etc/db-backup /usr/local/bin /usr/local/lib/db-backup /etc/systemd/system"
+    return host.check_output(f"find {places} -type f -exec sha256sum {{}} + | sort")
 
 
 def install(host: Host, jobs: list[dict[str, Any]]) -> dict[str, Any]:
