@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ from testinfra.host import Host
 APPLICATION = "sudo -u kg python3 /usr/local/bin/lmdb_application.py"
 REPOSITORY = "/var/backups/db-backup"
 EXPOSURE = 3.0
+CHECKOUT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 # An environment that is sound, and that the application has no use for.
 MAKE_OTHER = """
 import lmdb
@@ -158,6 +164,27 @@ def test_a_backup_that_the_service_cannot_use_is_rolled_back(host: Host) -> None
     judge(host, 1)
 
 
+def test_a_restore_that_is_killed_has_the_service_started_again(host: Host, fresh: str) -> None:
+    """By the service itself, once it is stopped: then no file was exchanged yet."""
+    before = inode(host)
+    drop_in = f"{UNITS}/kg.service.d/kill.conf"
+    text = "[Service]\nExecStopPost=+/bin/sh -c 'kill -KILL $(cat /run/restore.pid)'\n"
+    host.check_output("mkdir -p %s/kg.service.d && printf %s > %s && systemctl daemon-reload", UNITS, text, drop_in)
+    try:
+        killed = host.run("sh -c 'echo $$ > /run/restore.pid; exec restore-kg --yes --id %s'", fresh)
+    finally:
+        host.check_output("rm -r %s/kg.service.d && systemctl daemon-reload", UNITS)
+    assert killed.rc == 128 + signal.SIGKILL, killed
+    eventually(lambda: host.service("kg").is_running, "the guard has started the service")
+    assert inode(host) == before
+    judge(host, 1)
+
+    restored = host.run("restore-kg --yes --id %s", fresh)
+    assert restored.rc == 0, restored.stderr
+    assert "kg.service was stopped, runs again and is well" in restored.stdout
+    assert host.check_output("find /srv/kg -name '.*'") == ""
+
+
 def test_the_drill_proves_that_it_can_be_restored(host: Host, fresh: str) -> None:
     start(host, "db-backup-drill@kg.service")
     proven = status(host)["proven_restorable"]
@@ -174,6 +201,24 @@ def test_a_corrupted_backup_fails_drill_and_status(host: Host, fresh: str) -> No
     assert "not well: kg (drill failed)" in told.stderr
     alert = host.check_output("journalctl --unit db-backup-drill-alert@kg.service --output cat --no-pager")
     assert "kg: nobody is to be told" in alert
+
+
+def test_a_host_that_reaches_no_mirror(host: Host) -> None:
+    """What is there is not fetched; what is not is told in a sentence, and all stays as it was."""
+    no_mirror = "/etc/apt/apt.conf.d/99no-mirror"
+    host.check_output("echo 'Acquire::http::Proxy \"http://127.0.0.1:9\";' > %s", no_mirror)
+    try:
+        told = install_by_role([])
+        assert told.returncode == 0, told.stdout
+        assert re.search(r"changed=0 .*failed=0", told.stdout), told.stdout
+        before = installed(host)
+        told = install_by_role(["--extra-vars", json.dumps({"backup_packages": ["zstd", "db-backup-is-no-package"]})])
+    finally:
+        host.check_output("rm %s", no_mirror)
+    assert told.returncode != 0
+    assert "The packages zstd, db-backup-is-no-package cannot be installed: " in told.stdout
+    assert "backup_manage_packages: false" in told.stdout
+    assert installed(host) == before
 
 
 def test_fifty_jobs_and_none(host: Host) -> None:
@@ -195,6 +240,21 @@ def test_fifty_jobs_and_none(host: Host) -> None:
     assert host.check_output(f"find /etc/systemd/system /etc/db-backup /usr/local/bin {ours}") == ""
     assert backups(host) == known
     assert host.service("kg").is_running
+
+
+def install_by_role(options: list[str]) -> subprocess.CompletedProcess[str]:
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    command = ["ansible-playbook", "-i", inventory, "molecule/default/existing.yml", *options]
+    # With another Python the runner would be another one.
+    settings = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"}
+    environ = {**os.environ, **settings}
+    return subprocess.run(command, cwd=CHECKOUT, env=environ, capture_output=True, text=True, check=False)
+
+
+def installed(host: Host) -> str:
+    """Names and contents of what the role installs."""
+    places = "/etc/db-backup /usr/local/bin /usr/local/lib/db-backup /etc/systemd/system"
+    return host.check_output(f"find {places} -type f -exec sha256sum {{}} + | sort")
 
 
 def install(host: Host, jobs: list[dict[str, Any]]) -> dict[str, Any]:
