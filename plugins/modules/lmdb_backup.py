@@ -24,7 +24,8 @@ options:
       - An environment directory, a single data file (C(MDB_NOSUBDIR)), or a directory below which environments are
         discovered, that is every directory with a C(data.mdb). Hidden directories and links are passed over;
         environments there are told in warnings.
-      - Each environment is consistent in itself; several are copied one after the other.
+      - Each environment is consistent in itself; several are copied one after the other, unless O(method) holds them
+        still together.
     type: path
     required: true
   method:
@@ -33,9 +34,18 @@ options:
       - V(optimistic) reads the file without any lock, accepts the copy only if no commit can have touched it, and else
         tries again, a few times. It is for applications whose lock file no library here understands, as those of heed,
         and fails while one commits without a pause. Its copies are always opened and read whole.
-      - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic).
+      - V(freeze) copies while the application runs, has it stand still for a moment to copy what has changed since, and
+        lets it go on, at the latest after O(freeze_timeout), also when the backup is killed. Without O(service), what
+        stands still are all processes that have the files open.
+      - V(cold) does the same with O(service) stopped, and started again.
+      - V(snapshot) takes a reflink where the repository is on the same XFS or btrfs, else a snapshot of btrfs, LVM or ZFS.
+        The paths of LVM and ZFS ran only against recorded commands so far. Snapshots, unlike reflinks, need rights to
+        mount, which the service of a timer does not have.
+      - With V(freeze), V(cold) and V(snapshot) all environments and O(include) are as of one point in time.
+      - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic), and V(freeze) where
+        that fails and O(freeze_timeout) is given.
     type: str
-    choices: [auto, hot, optimistic]
+    choices: [auto, hot, optimistic, freeze, cold, snapshot]
     default: auto
   compact:
     description:
@@ -50,6 +60,14 @@ options:
     type: list
     elements: str
     default: []
+  service:
+    description: Name of the service of systemd that is the application, for V(freeze) and V(cold) as O(method).
+    type: str
+  freeze_timeout:
+    description:
+      - Seconds that the application may stand still at most, 0.1 to 60. It goes on then, and the backup fails.
+      - Without it V(auto) as O(method) never freezes; V(freeze) takes 10.
+    type: float
   library:
     description:
       - A shared library of a fork of LMDB, which copies and reads what the library of this host cannot, given as
@@ -200,6 +218,10 @@ backup:
             is as of its own, in the order in which they are listed, the included files last.
           type: str
           sample: each
+        paused_ms:
+          description: For how many milliseconds the application stood still; null when it did not.
+          type: int
+          sample: 140
         include:
           description: For each path of O(include) its C(path), its number of C(files) and C(directories), their
             C(size) in bytes,
@@ -236,6 +258,14 @@ backup:
                 The
                 C(kind) is V(txnid), the C(fingerprint) that of the meta page.
               type: dict
+            method:
+              description: How it was copied, V(hot), V(optimistic), V(freeze), V(cold) or V(snapshot).
+              type: str
+              sample: hot
+            reason:
+              description: Why it was not copied out of a read transaction; null where it was.
+              type: str
+              sample: method is freeze
             tries:
               description: How often it was copied until no commit could have touched the copy.
               type: int
@@ -331,9 +361,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "method": {"type": "str", "default": "auto", "choices": ["auto", "hot", "optimistic"]},
+            "method": {"type": "str", "default": "auto", "choices": ["auto", "hot", "optimistic", "freeze", "cold", "snapshot"]},
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
+            "service": {"type": "str"},
+            "freeze_timeout": {"type": "float"},
             "library": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
             **BACKUP_ARGUMENTS,

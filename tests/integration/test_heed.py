@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from ansible_collections.embedded.db_backup.tests.tools import (
     give_away,
     snapshot,
 )
+from ansible_collections.embedded.db_backup.tests.volumes import volume
 
 GENTLE = 400
 ORDER = ["vector/data.mdb", "vector/visual/data.mdb", "graph/data.mdb"]
@@ -116,6 +118,57 @@ def test_a_busy_application_is_not_backed_up_and_goes_on(dbbackup: Command, data
         goes_on(writer)
     assert sorted(entry.name for entry in (dbbackup.repository / "memory").iterdir()) == [".lock", "state.json"]
     application.judge(data, writer.acknowledged())
+
+
+def test_every_frozen_backup_of_a_busy_application_is_of_one_moment(
+    dbbackup: Command, data: Path, tmp_path: Path
+) -> None:
+    dbbackup.job("memory", data, include=["media"], method="freeze", freeze_timeout=20)
+    with application.Writer(data, tmp_path / "ledger", sync=False) as writer:
+        for number in range(20):
+            acknowledged, restored = writer.acknowledged(), tmp_path / "restored"
+            manifest = dbbackup.ok("run", "memory")["backup"]
+            dbbackup.ok("restore", "memory", "--dest", restored)
+            application.judge(restored, acknowledged)
+            assert manifest["backup"]["method"] == "freeze", f"backup {number}"
+            assert manifest["source"]["point_in_time"] == "one"
+            assert 0 < manifest["source"]["paused_ms"] < 20_000
+            shutil.rmtree(restored)
+        goes_on(writer)
+    application.judge(data, writer.acknowledged())
+
+
+def test_a_busy_application_is_frozen_where_that_is_allowed(dbbackup: Command, data: Path, tmp_path: Path) -> None:
+    dbbackup.job("memory", data, include=["media"], freeze_timeout=20)
+    with application.Writer(data, tmp_path / "ledger", sync=False) as writer:
+        acknowledged = writer.acknowledged()
+        manifest = dbbackup.ok("run", "memory")["backup"]
+        goes_on(writer)
+    told = [(entry["method"], entry["reason"]) for entry in manifest["source"]["environments"]]
+    assert ("freeze", "and it commits without a pause") in [(method, reason[-30:]) for method, reason in told]
+    assert manifest["backup"]["method"] in ("freeze", "optimistic")
+    dbbackup.ok("restore", "memory", "--dest", tmp_path / "restored")
+    # Each is of its own moment, so that only what is inside of each can be judged.
+    assert manifest["source"]["point_in_time"] == "each"
+    verdict = fault_in(tmp_path / "restored", acknowledged)
+    assert not verdict or "refers to" in verdict
+
+
+def test_a_snapshot_of_a_busy_application_on_xfs(dbbackup: Command, tmp_path: Path) -> None:
+    with volume("xfs", tmp_path) as point:
+        data = point / "data"
+        application.seed(data, 6)
+        near = dataclasses.replace(dbbackup, repository=point / "backups")
+        near.job("memory", data, include=["media"], method="snapshot")
+        with application.Writer(data, tmp_path / "ledger", pause=100, sync=False) as writer:
+            acknowledged = writer.acknowledged()
+            manifest = near.ok("run", "memory")["backup"]
+            goes_on(writer)
+        restored = tmp_path / "restored"
+        near.ok("restore", "memory", "--dest", restored)
+        application.judge(restored, acknowledged)
+        assert manifest["backup"]["method"] == "snapshot"
+        assert manifest["source"]["point_in_time"] == "one"
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_everything() -> None:
         ({"timeout": 0}, "timeout 0 is"),
         ({"timeout": 86401}, "timeout 86401 is"),
         ({"timeout": 1.5}, "timeout: must be a whole number, is a number"),
-        ({"method": "cold"}, "method 'cold' is not known for lmdb"),
+        ({"method": "warm"}, "method 'warm' is not known for lmdb"),
         ({"compression": "lzma"}, "compression 'lzma' is not known; choose zstd, gzip or none"),
         ({"compression_level": 99}, "compression_level 99 is out of range"),
         ({"compression": "none", "compression_level": 1}, "compression_level has no meaning"),

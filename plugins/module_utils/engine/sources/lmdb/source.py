@@ -13,7 +13,9 @@ import os
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from ...capture.base import Way
 from ...capture.choice import COLD, FREEZE, Halting
+from ...capture.snapshot import AnySnapshot
 from ...decoding import encode
 from ...errors import CorruptError, RestoreError, UsageError
 from ...paths import overlap
@@ -30,8 +32,8 @@ from .details import EACH, ONE, Details, Environment, details_of, engine_of, ori
 from .locations import Location, Locations, locate, lock_path, other_locks
 from .optimistic import OvertakenError
 
-_METHODS = (AUTO, HOT, OPTIMISTIC, FREEZE, COLD)
-_HELD = (FREEZE, COLD)
+_HELD = (FREEZE, COLD, AnySnapshot.name)
+_METHODS = (AUTO, HOT, OPTIMISTIC, *_HELD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class LmdbSource(Source):
         self._options = options
         self._path = Path(options.path)
         self.places = [self._path]
-        self.halts_application = options.method in _HELD or options.freeze_timeout is not None
+        self.halts_application = options.method in (FREEZE, COLD) or options.freeze_timeout is not None
 
     def inspect(self) -> Inspection:
         locations = locate(self._path)
@@ -211,16 +213,19 @@ class LmdbSource(Source):
     def _standing(
         self, locations: Locations, looks: List[Look], include: List[str], staging: Staging
     ) -> Iterator[_Standing]:
-        """The environments where they can be copied: with freeze and cold, as all were at one point in time."""
+        """The environments where they can be copied: with freeze, cold and snapshot as all were at one time."""
         method = self._options.method
         if method not in _HELD:
             yield _Standing(locations.root, looks, None, [])
             return
         paths = [*(look.location.path for look in looks), *include]
-        way = self._halting.way(method)
-        with staging.scratch() as scratch, way.hold(locations.root, paths, scratch.path, _nothing) as held:
+        with staging.scratch() as scratch, self._way(scratch.path).hold(locations.root, paths, scratch.path, _nothing) as held:
             moved = [look.below(held.root) for look in looks]
             yield _Standing(held.root, moved, held.paused_ms, held.warnings)
+
+    def _way(self, scratch: Path) -> Way:
+        method = self._options.method
+        return AnySnapshot(scratch) if method == AnySnapshot.name else self._halting.way(method)
 
     def _copy(self, look: Look, staging: Staging) -> Tuple[Environment, str]:
         """The copy, and what made it."""
