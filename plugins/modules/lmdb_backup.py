@@ -38,12 +38,12 @@ options:
         lets it go on, at the latest after O(freeze_timeout), also when the backup is killed. Without O(service), what
         stands still are all processes that have the files open.
       - V(cold) does the same with O(service) stopped, and started again.
-      - V(snapshot) takes a reflink where the repository is on the same XFS or btrfs, else a snapshot of btrfs, LVM or ZFS.
-        The paths of LVM and ZFS ran only against recorded commands so far. Snapshots, unlike reflinks, need rights to
-        mount, which the service of a timer does not have.
+      - V(snapshot) takes a reflink where the repository is on the same XFS or btrfs, else a snapshot of btrfs, LVM or
+        ZFS. The paths of LVM and ZFS ran only against recorded commands so far. Snapshots, unlike reflinks, need rights
+        to mount, which the service of a timer does not have.
       - With V(freeze), V(cold) and V(snapshot) all environments and O(include) are as of one point in time.
-      - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic), and V(freeze) where
-        that fails and O(freeze_timeout) is given.
+      - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic), and V(freeze)
+        where that fails and O(freeze_timeout) is given.
     type: str
     choices: [auto, hot, optimistic, freeze, cold, snapshot]
     default: auto
@@ -361,7 +361,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "method": {"type": "str", "default": "auto", "choices": ["auto", "hot", "optimistic", "freeze", "cold", "snapshot"]},
+            "method": {
+                "type": "str",
+                "default": "auto",
+                "choices": ["auto", "hot", "optimistic", "freeze", "cold", "snapshot"],
+            },
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "str"},

@@ -218,8 +218,8 @@ class LmdbSource(Source):
         if method not in _HELD:
             yield _Standing(locations.root, looks, None, [])
             return
-        paths = [*(look.location.path for look in looks), *include]
-        with staging.scratch() as scratch, self._way(scratch.path).hold(locations.root, paths, scratch.path, _nothing) as held:
+        root, paths = locations.root, [*(look.location.path for look in looks), *include]
+        with staging.scratch() as scratch, self._way(scratch.path).hold(root, paths, scratch.path, _nothing) as held:
             moved = [look.below(held.root) for look in looks]
             yield _Standing(held.root, moved, held.paused_ms, held.warnings)
 
