@@ -155,8 +155,9 @@ def idle(datalevin: Server, tmp_path: Path) -> Path:
     return path
 
 
-def test_without_a_library_datalevin_is_refused_with_what_to_do(idle: Path, dbbackup: Command) -> None:
-    dbbackup.job("kg", idle)
+@pytest.mark.parametrize("method", ["auto", "hot", "freeze"])
+def test_without_a_library_datalevin_is_refused_with_what_to_do(idle: Path, dbbackup: Command, method: str) -> None:
+    dbbackup.job("kg", idle, method=method)
     before = snapshot(idle)
     assert "name its library, as the jar of Datalevin, by the option library" in dbbackup.fails(1, "run", "kg")
     assert snapshot(idle) == before

@@ -86,6 +86,7 @@ def look_at(location: Location, at_hand: Engines, method: str) -> Look:
         raise SourceError(
             f"{obstacle}; method optimistic copies it, which is right if it uses pages again as LMDB 0.9 does"
         )
+    at_hand.needed(location.data, meta.data_version)
     return Look(location, meta, version, None, obstacle, OPTIMISTIC if method == AUTO else method)
 
 

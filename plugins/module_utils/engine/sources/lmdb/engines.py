@@ -66,18 +66,20 @@ class Engines:
         is_foreign = data_version == LMDB and lock_version not in (None, 1)
         if is_foreign:
             return Engine(self.given) if self.given else None
-        engine = self._for(data_version)
-        if engine is None:
-            raise SourceError(f"{data} was written by {_WRITERS[data_version]}; {_advice(data_version)}")
+        engine = self.needed(data, data_version)
         # Raises when nothing can copy here.
         str(engine)
         return engine
 
+    def needed(self, data: Path, data_version: int) -> Engine:
+        """The engine without which nobody can tell whether a copy is sound. Raises SourceError when it is not here."""
+        engine = self.for_copy(data_version)
+        if engine is None:
+            raise SourceError(f"{data} was written by {_WRITERS[data_version]}; {_advice(data_version)}")
+        return engine
+
     def for_copy(self, data_version: int) -> Optional[Engine]:
         """The engine that reads a copy which nobody writes to, if there is one."""
-        return self._for(data_version)
-
-    def _for(self, data_version: int) -> Optional[Engine]:
         if data_version == LMDB or (data_version == LMDB_1 and library.has_version_1()):
             return Engine()
         return Engine(self.given) if self.given else None
