@@ -10,7 +10,7 @@ import abc
 import contextlib
 import time
 from pathlib import Path
-from typing import Callable, ContextManager, Iterator, List, Optional, Sequence
+from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
 
 from ..containers.container import Address
 from ..containers.daemon import Daemon
@@ -121,7 +121,7 @@ class ServiceSubject(Subject):
         state = service.look()
         if not service.is_up or state["FreezerState"] == "frozen":
             yield Pause(time.monotonic() + limit)
-        elif state["CanFreeze"] == "yes":
+        elif _has_freezer(state):
             with _frozen(service, limit) as pause:
                 yield pause
         else:
@@ -178,6 +178,12 @@ def _frozen(service: Service, limit: float) -> Iterator[Pause]:
         lambda: _thaw(service),
     ):
         yield pause
+
+
+def _has_freezer(state: Dict[str, str]) -> bool:
+    # Systemd 252 says CanFreeze also where the host has version 1 of control groups, and then cannot.
+    freezer = Path("/sys/fs/cgroup", state["ControlGroup"].lstrip("/"), "cgroup.freeze")
+    return state["CanFreeze"] == "yes" and freezer.exists()
 
 
 def _freeze(service: Service) -> None:

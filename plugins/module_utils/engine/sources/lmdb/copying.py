@@ -30,7 +30,10 @@ _PAGES_REUSED_ALIKE = (None, 1, 2)
 
 
 class Look(NamedTuple):
-    """An environment before it is copied. engine may read it beside the application, or obstacle tells why none may."""
+    """An environment before it is copied. engine may read it beside the application, or obstacle tells why none may.
+
+    is_held: it is where nobody writes to it.
+    """
 
     location: Location
     meta: Meta
@@ -38,6 +41,7 @@ class Look(NamedTuple):
     engine: Optional[Engine]
     obstacle: Optional[str]
     method: str
+    is_held: bool = False
 
     @property
     def position(self) -> Position:
@@ -47,7 +51,7 @@ class Look(NamedTuple):
     def below(self, root: Path) -> Look:
         """The same environment in a tree that is held still below another root."""
         directory = (root / self.location.path).parent
-        return self._replace(location=dataclasses.replace(self.location, directory=directory))
+        return self._replace(location=dataclasses.replace(self.location, directory=directory), is_held=True)
 
     def environment(self) -> Environment:
         """What a manifest tells of it."""
@@ -123,7 +127,7 @@ def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeou
 
 def copy_unlocked(look: Look, staging: Staging, timeout: float) -> Environment:
     """Copy it as it lies there, tried again when the application was faster. Raises SourceError."""
-    copied = optimistic.store(staging, look.location, timeout)
+    copied = optimistic.store(staging, look.location, timeout, is_held=look.is_held)
     position = Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
     return dataclasses.replace(look.environment(), position=position, tries=copied.tries)
 

@@ -59,14 +59,15 @@ class Copied:
     tries: int
 
 
-def store(staging: Staging, location: Location, timeout: float) -> Copied:
+def store(staging: Staging, location: Location, timeout: float, *, is_held: bool = False) -> Copied:
     """Copy an environment into the staging, tried again when the application was faster.
 
-    timeout is the longest silence of a child process, in seconds. Raises OvertakenError.
+    timeout is the longest silence of a child process, in seconds. The child has the rights of the owner of the data, but
+    for files that are held still, in a directory of this process. Raises OvertakenError.
     """
     for tries in range(1, TRIES + 1):
         try:
-            return _store_once(staging, location, timeout, tries)
+            return _store_once(staging, location, timeout, tries, is_held)
         except _Overtaken:
             if tries < TRIES:
                 # Writers come in bursts: the next try may fall between two of them.
@@ -98,13 +99,13 @@ def copy(report: Report, place: Place) -> Dict[str, Any]:
         os.close(descriptor)
 
 
-def _store_once(staging: Staging, location: Location, timeout: float, tries: int) -> Copied:
+def _store_once(staging: Staging, location: Location, timeout: float, tries: int, is_held: bool) -> Copied:
     status = os.stat(location.data)
     child = Child(
         lambda report: copy(report, location.place),
         what=f"the copy of {location.data}",
         timeout=timeout,
-        owner=Owner.of(status),
+        owner=None if is_held else Owner.of(status),
         directory=location.directory,
     )
     with child, staging.store(location.path, status) as stream:

@@ -245,7 +245,8 @@ class LmdbSource(Source):
         way, name = self._halting.way(FREEZE), look.location.place.data
         with staging.scratch() as scratch, way.hold(look.location.directory, [name], scratch.path, _nothing) as held:
             location = dataclasses.replace(look.location, directory=held.root)
-            environment = copying.copy_unlocked(look._replace(location=location), staging, self._options.timeout)
+            still = look._replace(location=location, is_held=True)
+            environment = copying.copy_unlocked(still, staging, self._options.timeout)
         return dataclasses.replace(
             environment, method=FREEZE, reason=f"{look.obstacle}, and it commits without a pause"
         )
