@@ -62,8 +62,8 @@ class Copied:
 def store(staging: Staging, location: Location, timeout: float, *, is_held: bool = False) -> Copied:
     """Copy an environment into the staging, tried again when the application was faster.
 
-    timeout is the longest silence of a child process, in seconds. The child has the rights of the owner of the data, but
-    for files that are held still, in a directory of this process. Raises OvertakenError.
+    timeout is the longest silence of a child process, in seconds. The child has the rights of the owner of the data,
+    but for files that are held still in a directory of this process. Raises OvertakenError.
     """
     for tries in range(1, TRIES + 1):
         try:
