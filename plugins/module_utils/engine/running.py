@@ -52,7 +52,7 @@ class Process(NamedTuple):
         find: Any = getattr(os, "pidfd_open", None)
         with contextlib.suppress(ProcessLookupError):
             try:
-                descriptor = find(self.number) if find else None
+                descriptor = None if find is None else find(self.number)
             except OSError as error:
                 if isinstance(error, ProcessLookupError):
                     return

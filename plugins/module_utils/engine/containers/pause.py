@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Iterator
+from typing import ContextManager
 
 from ..errors import SourceError
 from ..guard import Guard
@@ -21,16 +21,14 @@ from .watchdog import Watchdog
 _SETTLED_SECONDS = 5.0
 
 
-@contextlib.contextmanager
-def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[Pause]:
+def paused(daemon: Daemon, container: Container, limit: float) -> ContextManager[Pause]:
     """Pause the container for at most limit seconds.
 
     One that was paused before stays so. Raises SourceError when the limit was reached: what was read is worthless then.
     """
     pause = Pause(time.monotonic() + limit)
     if container.is_paused:
-        yield pause
-        return
+        return contextlib.nullcontext(pause)
     watchdog = Watchdog(
         daemon.docker_host,
         container,
@@ -38,14 +36,13 @@ def paused(daemon: Daemon, container: Container, limit: float) -> Iterator[Pause
         help_it=Daemon.unpause,
         settle_seconds=_SETTLED_SECONDS,
     )
-    with guarded_pause(
+    return guarded_pause(
         f"container {container.name}",
         pause,
         lambda seconds: Guard(watchdog.connect, watchdog.undo, seconds),
         lambda: daemon.pause(container),
         lambda: _unpause(daemon, container),
-    ):
-        yield pause
+    )
 
 
 def _unpause(daemon: Daemon, container: Container) -> None:
