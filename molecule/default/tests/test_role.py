@@ -96,18 +96,17 @@ def test_services_are_sandboxed(host: Host, unit: str) -> None:
     assert exposure <= EXPOSURE, told
 
 
-@pytest.mark.parametrize("method", ["freeze", "cold"])
-def test_a_service_is_held_still_and_goes_on(host: Host, method: str) -> None:
-    job = {"type": "lmdb", "path": "/srv/kg", "method": method, "service": "kg", "repository": "/srv/held"}
+@pytest.mark.parametrize(("method", "told"), [("freeze", {}), ("cold", {"service": "kg"})], ids=["freeze", "cold"])
+def test_a_service_is_held_still_and_goes_on(host: Host, method: str, told: dict[str, str]) -> None:
+    job = {"type": "lmdb", "path": "/srv/kg", "method": method, "repository": "/srv/held", **told}
     host.check_output("mkdir -p /srv/held-jobs && printf %%s %s > /srv/held-jobs/held.json", json.dumps(job))
     try:
-        told = json.loads(host.check_output("dbbackup run held --json --jobs-directory /srv/held-jobs"))["backup"]
-        assert told["backup"]["method"] == method
-        assert told["backup"]["online"] is (method == "freeze")
+        manifest = json.loads(host.check_output("dbbackup run held --json --jobs-directory /srv/held-jobs"))["backup"]
+        assert manifest["backup"]["method"] == method
+        assert manifest["backup"]["online"] is (method == "freeze")
         assert host.service("kg").is_running
-        assert host.check_output("systemctl show --property FreezerState --value kg") == "running"
-        written = host.check_output("stat -c %%Y /srv/kg/data.mdb")
-        eventually(lambda: host.check_output("stat -c %%Y /srv/kg/data.mdb") != written, "the application writes")
+        written = host.check_output("stat -c %Y /srv/kg/data.mdb")
+        eventually(lambda: host.check_output("stat -c %Y /srv/kg/data.mdb") != written, "the application writes")
         host.check_output("dbbackup restore held --jobs-directory /srv/held-jobs --dest /srv/held-copy --owner kg")
         host.check_output(f"{APPLICATION} judge /srv/held-copy")
     finally:

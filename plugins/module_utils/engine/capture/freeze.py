@@ -107,7 +107,12 @@ class ServiceSubject(Subject):
 
     def refuse(self, directory: Path) -> None:  # noqa: ARG002 - the same
         service = Service(self._name)
-        refuse(service.name, _processes_of(service))
+        found = _processes_of(service)
+        if service.is_up and not found and not _has_freezer(service.look()):
+            raise SourceError(
+                f"the processes of {service.name} cannot be found; leave out service to freeze who has the files open"
+            )
+        refuse(service.name, found)
 
     @contextlib.contextmanager
     def paused(
