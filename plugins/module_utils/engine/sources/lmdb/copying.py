@@ -48,9 +48,8 @@ class Look(NamedTuple):
         """Its last transaction."""
         return Position("txnid", self.meta.txnid, self.meta.txnid, self.meta.fingerprint)
 
-    def below(self, root: Path) -> Look:
-        """The same environment in a tree that is held still below another root."""
-        directory = (root / self.location.path).parent
+    def held_in(self, directory: Path) -> Look:
+        """The same environment in a directory where its files are held still."""
         return self._replace(location=dataclasses.replace(self.location, directory=directory), is_held=True)
 
     def environment(self) -> Environment:

@@ -95,9 +95,7 @@ class LmdbSource(Source):
                 copies = [self._copy(look, staging) for look in held.looks]
                 included, warnings = self._copy_included(held.root, include, staging)
         environments = [environment for environment, _name in copies]
-        details = self._details(locations, environments, included)
-        if self._options.method in _HELD:
-            details = dataclasses.replace(details, point_in_time=ONE, paused_ms=held.paused_ms)
+        details = dataclasses.replace(self._details(locations, environments, included), paused_ms=held.paused_ms)
         unlocked = any(look.obstacle for look in looks)
         kind = Kind(
             method=next((environment.method for environment in environments if environment.method != HOT), HOT),
@@ -220,7 +218,7 @@ class LmdbSource(Source):
             return
         root, paths = locations.root, [*(look.location.path for look in looks), *include]
         with staging.scratch() as scratch, self._way(scratch.path).hold(root, paths, scratch.path, _nothing) as held:
-            moved = [look.below(held.root) for look in looks]
+            moved = [look.held_in((held.root / look.location.path).parent) for look in looks]
             yield _Standing(held.root, moved, held.paused_ms, held.warnings)
 
     def _way(self, scratch: Path) -> Way:
@@ -244,9 +242,7 @@ class LmdbSource(Source):
         """Where the application commits without a pause, and may be frozen."""
         way, name = self._halting.way(FREEZE), look.location.place.data
         with staging.scratch() as scratch, way.hold(look.location.directory, [name], scratch.path, _nothing) as held:
-            location = dataclasses.replace(look.location, directory=held.root)
-            still = look._replace(location=location, is_held=True)
-            environment = copying.copy_unlocked(still, staging, self._options.timeout)
+            environment = copying.copy_unlocked(look.held_in(held.root), staging, self._options.timeout)
         return dataclasses.replace(
             environment, method=FREEZE, reason=f"{look.obstacle}, and it commits without a pause"
         )
