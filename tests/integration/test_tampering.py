@@ -375,7 +375,9 @@ def graph_path(value: str) -> Callable[[Manifest], None]:
     """The path of an environment, at both places."""
 
     def change(manifest: Manifest) -> None:
-        manifest["files"][0]["path"] = manifest["source"]["environments"][0]["path"] = value
+        for entry in (*manifest["files"], *manifest["source"]["environments"]):
+            if entry["path"] == "graph/data.mdb":
+                entry["path"] = value
 
     return change
 
