@@ -14,6 +14,7 @@ from typing import Any
 import lmdb
 import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
+from ansible_collections.embedded.db_backup.tests.fixtures import short_environment
 from ansible_collections.embedded.db_backup.tests.tools import (
     Command,
     bytes_of,
@@ -348,3 +349,21 @@ def test_every_python_of_a_target_without_any_library(
         assert dbbackup.ok("restore", compression, "--dest", dest)["changed"] is False
     assert [job["name"] for job in dbbackup.ok("status")] == ["gzip", "zstd"]
     assert dbbackup.fails(10, "restore", "other")
+
+
+@pytest.mark.parametrize("host", ["libraries", "programs"])
+@pytest.mark.parametrize(
+    "options", [{"method": "hot"}, {"method": "hot", "compact": True}, {"method": "optimistic"}], ids=str
+)
+def test_a_file_that_lacks_free_pages_at_its_end_is_whole(
+    dbbackup: Command, tmp_path: Path, host: str, options: dict[str, Any]
+) -> None:
+    path = tmp_path / "data" / "short.mdb"
+    path.parent.mkdir()
+    short_environment.make(path)
+    be_on(host, dbbackup, tmp_path)
+    dbbackup.job("kg", path, **options)
+    assert dbbackup.ok("run", "kg")["backup"]["check"]["opened"] is True
+    dbbackup.ok("restore", "kg", "--dest", tmp_path / "restored")
+    (restored,) = (tmp_path / "restored").glob("*.mdb") if (tmp_path / "restored").is_dir() else [tmp_path / "restored"]
+    assert short_environment.content_of(restored) == short_environment.content()

@@ -115,7 +115,7 @@ def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeou
             stream.write(chunk)
         known = child.result()
     after = read_metas(location.data, KNOWN)[0]
-    copied = _check_whole(location, head, staging.records[-1].size)
+    copied = _check_whole(location, head, staging.records[-1].size, status.st_size)
     if look.lock_version is None and after.txnid > look.meta.txnid + 1:
         raise SourceError(f"an application began to write to {location.data} while it was copied; run it again")
     position = _position(known, copied, look.meta, after, compact)
@@ -141,9 +141,10 @@ def _lock_of(location: Location) -> Tuple[Optional[int], Optional[str]]:
         return None, str(error)
 
 
-def _check_whole(location: Location, head: bytes, size: int) -> Meta:
+def _check_whole(location: Location, head: bytes, size: int, least: int) -> Meta:
+    """least is the size of the source: where that lacks free pages at its end, so does the copy."""
     metas = parse_metas(head, KNOWN)
-    if not metas or size < metas[0].used_size:
+    if not metas or size < min(metas[0].used_size, least):
         raise SourceError(f"the copy of {location.data} is not a whole environment")
     return metas[0]
 

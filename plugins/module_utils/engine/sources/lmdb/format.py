@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 from ...errors import SourceError, naming
+from .free_pages import are_free
 
 # Data versions: of LMDB 0.9 and mdb.master; of DLMDB, Datalevin's fork; of LMDB 1.0.
 LMDB, DLMDB, LMDB_1 = 1, 2, 3
@@ -44,7 +45,10 @@ _DATABASE = struct.Struct("<I H H Q Q Q Q Q")
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """A meta page: the environment as of one transaction. fingerprint identifies the state it describes."""
+    """A meta page: the environment as of one transaction. fingerprint identifies the state it describes.
+
+    free_root is the page at which the list of its free pages begins.
+    """
 
     data_version: int
     page_size: int
@@ -53,6 +57,7 @@ class Meta:
     last_page: int
     txnid: int
     fingerprint: str
+    free_root: int
 
     @property
     def used_size(self) -> int:
@@ -84,17 +89,27 @@ def read_metas(data: Path, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
 
 def metas_of(descriptor: int, data: Path, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
     """The same of an open file; data is its name for messages."""
-    with naming(data):
-        head = _stable_head(descriptor)
-    # The size after the meta: data pages reach the file before the meta page that speaks of them.
-    size = os.fstat(descriptor).st_size
-    _refuse_others(data, head, size, versions)
-    metas = parse_metas(head, versions)
-    if not metas:
-        raise SourceError(f"{data} has the magic of LMDB and a meta page that makes no sense: it is damaged")
-    if size < metas[0].used_size:
-        raise SourceError(f"{data} is truncated: it has {size} bytes and its own header speaks of {metas[0].used_size}")
-    return metas
+    metas: List[Meta] = []
+    for _unused in range(_TRIES):
+        before = metas
+        with naming(data):
+            head = _stable_head(descriptor)
+            # The size after the meta: data pages reach the file before the meta page that speaks of them.
+            size = os.fstat(descriptor).st_size
+            _refuse_others(data, head, size, versions)
+            metas = parse_metas(head, versions)
+            if not metas:
+                raise SourceError(f"{data} has the magic of LMDB and a meta page that makes no sense: it is damaged")
+            if size >= metas[0].used_size or _lacks_free_pages_only(descriptor, metas[0], size):
+                return metas
+        if metas == before:
+            break
+    raise SourceError(f"{data} is truncated: it has {size} bytes and its own header speaks of {metas[0].used_size}")
+
+
+def _lacks_free_pages_only(descriptor: int, meta: Meta, size: int) -> bool:
+    missing = range(size // meta.page_size, meta.last_page + 1)
+    return are_free(descriptor, meta.page_size, _HEADERS[meta.data_version], meta.free_root, missing)
 
 
 def describes_database(value: bytes) -> bool:
@@ -209,9 +224,9 @@ def _parse(head: bytes, page: int, versions: Tuple[int, ...]) -> Optional[Meta]:
 
 def _parse_at(head: bytes, start: int) -> Optional[Meta]:
     _magic, version, _address, map_size, free, main, last_page, txnid = _META.unpack_from(head, start)
-    page_size = _DATABASE.unpack(free)[0]
+    page_size, free_root = _DATABASE.unpack(free)[0], _DATABASE.unpack(free)[7]
     if not 256 <= page_size <= _LARGEST_PAGE or page_size & (page_size - 1):
         return None
     # Not the fixed address: it says nothing of the content.
     fingerprint = hashlib.sha256(head[start + 16 : start + _META_SIZE]).hexdigest()
-    return Meta(version, page_size, map_size, _DATABASE.unpack(main)[6], last_page, txnid, fingerprint)
+    return Meta(version, page_size, map_size, _DATABASE.unpack(main)[6], last_page, txnid, fingerprint, free_root)

@@ -86,10 +86,12 @@ def copy(report: Report, place: Place) -> Dict[str, Any]:
     data = Path(place.data)
     descriptor = open_data(data)
     try:
+        # Before the metas: what is missing behind it was seen to be free pages.
+        size = os.fstat(descriptor).st_size
         meta = metas_of(descriptor, data, KNOWN)[0]
         kept = True
         try:
-            for chunk in _pages(descriptor, meta):
+            for chunk in _pages(descriptor, meta, size):
                 write_all(report.output, chunk)
             _check_same_file(descriptor, data)
         except _Overtaken:
@@ -117,8 +119,11 @@ def _store_once(staging: Staging, location: Location, timeout: float, tries: int
     return Copied(told["txnid"], told["fingerprint"], tries)
 
 
-def _pages(descriptor: int, meta: Meta) -> Iterator[bytes]:
-    """All pages that the state of this meta page uses, read once. Raises _Overtaken once they may be of another."""
+def _pages(descriptor: int, meta: Meta, size: int) -> Iterator[bytes]:
+    """All pages of the state of this meta page, read once; free ones that the file of this size lacks are zeros.
+
+    Raises _Overtaken once they may be of another.
+    """
     place = (meta.txnid & 1) * meta.page_size
     slot = os.pread(descriptor, meta.page_size, place)
     if parse_metas(slot, KNOWN) != [meta]:
@@ -130,7 +135,10 @@ def _pages(descriptor: int, meta: Meta) -> Iterator[bytes]:
     offset = _METAS * meta.page_size
     os.posix_fadvise(descriptor, offset, meta.used_size - offset, os.POSIX_FADV_SEQUENTIAL)
     while offset < meta.used_size:
-        chunk = os.pread(descriptor, min(CHUNK, meta.used_size - offset), offset)
+        wanted = min(CHUNK, meta.used_size - offset)
+        chunk = os.pread(descriptor, wanted, offset)
+        if not chunk and offset >= size:
+            chunk = bytes(wanted)
         if not chunk or os.pread(descriptor, meta.page_size, place) != slot:
             raise _Overtaken
         offset += len(chunk)
