@@ -117,7 +117,7 @@ def test_a_copy_that_hangs(directory: Path, tmp_path: Path, monkeypatch: pytest.
         holder(directory / "file") as found,
         in_the_pause(monkeypatch, hang),
         pytest.raises(SourceError, match="could not be finished in the time that the application may stand still"),
-        frozen(directory, tmp_path / "s", 0.5),
+        frozen(directory, tmp_path / "s", 5),
     ):
         pytest.fail("it was held")
     with holder(directory / "file") as found:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -150,7 +151,7 @@ class TestHealth:
         dbbackup.job("kg", kg, max_age_hours=1e-9)
         done = dbbackup("status")
         assert (done.code, done.stderr) == (1, "dbbackup: not well: kg (late)\n")
-        assert "kg: late: the last good run was 0 s ago, 1e-09 h are allowed" in done.stdout
+        assert re.search(r"kg: late: the last good run was \d+ s ago, 1e-09 h are allowed", done.stdout)
 
     def test_failed_and_faulty(self, dbbackup: Command, kg: Path) -> None:
         dbbackup.job("kg", kg)
