@@ -130,6 +130,63 @@ _DATALEVIN = """
     (let [database @writing]
       <state>)))"""
 
+# What is there without having been transacted does not count; a vector here is what an attribute of many values gives.
+_SAME_ATTRIBUTES = """
+(let [made (:schema database)
+      own? (fn [[attribute properties]]
+             (and (keyword? attribute) (seq properties) (not (re-matches #"db([.].*)?" (str (namespace attribute))))))
+      plain (fn [properties] (into {} (map (fn [[name value]] [name (if (vector? value) (set value) value)])) properties))]
+  (doseq [[attribute properties] (filter own? (:schema sent))]
+    (when-not (= (plain properties) (plain (get made attribute)))
+      (throw (ex-info (str "the schema of " attribute " is not as it was exported") {})))))"""
+
+# It is tried on the value of the database first, where nothing is stored. The transaction is the last one of the backup
+# itself, with its time: so all numbers are kept, and nothing is added. For that the number before it is put into the
+# connection, as Datahike's own import does. A function makes the data: what Datahike logs of a failure is that only.
+_DATAHIKE = """
+(let [before @connection
+      many (count (<datoms> before :eavt))
+      basis (:max-tx sent)
+      keeps-history? (:keep-history? (:config before))
+      system? (fn [attribute]
+                (and (keyword? attribute) (re-matches #"db([.].*)?" (str (namespace attribute)))))
+      named (into #{} (comp (filter (fn [record] (= :db/ident (second record)))) (map first)) records)
+      describes? (fn [record] (and (named (first record)) (system? (second record))))
+      moment (first (filter (fn [record] (= [basis :db/txInstant] (subvec record 0 2))) records))
+      data (into [] (comp (remove (fn [record] (and keeps-history? (identical? record moment))))
+                          (map (fn [[entity attribute value tx]] (<make> entity attribute value tx))))
+                 (concat (filter describes? records) (remove describes? records)))
+      described (when moment {:tx-meta {:db/txInstant (nth moment 2)}})
+      compare-with (fn [database]
+                     (compare-all records (map (juxt <columns>) (<datoms> database :eavt)))
+                     <same_schema>
+                     (when-not (= basis (:max-tx database))
+                       (throw (ex-info (str "its last transaction is " (:max-tx database)) {}))))
+      guarded (fn [database]
+                (when-not (and (= (dec basis) (:max-tx database))
+                               (every? (fn [datom] (= basis (:tx datom))) (<datoms> database :eavt)))
+                  (throw (ex-info "the database was changed in the meantime" {})))
+                data)
+      commit (fn []
+               (try
+                 (<transact> connection (merge {:tx-data [[:db.fn/call guarded]]} described))
+                 nil
+                 (catch Throwable problem problem)))]
+  (when (pos? many)
+    (throw (ex-info (str "the database holds " many " datoms") {})))
+  (when-not (contains? #{nil :self} (:backend (:writer (:config before))))
+    (throw (ex-info "its connection has another process write; load where that one is" {})))
+  (when (and keeps-history? (not moment))
+    (throw (ex-info "the database keeps history, and that of the backup did not" {})))
+  (compare-with (:db-after (<try> (assoc before :max-tx (dec basis)) (merge {:tx-data data} described))))
+  (swap! connection assoc :max-tx (dec basis))
+  (let [problem (commit)]
+    (when problem
+      (swap! connection (fn [now] (if (= (dec basis) (:max-tx now)) (assoc now :max-tx (:max-tx before)) now)))
+      (throw (ex-info (str "it was not committed: " (ex-message problem)) {})))
+    (let [database @connection]
+      <state>)))"""
+
 _BATCH = 10_000
 _FOUND = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})", re.ASCII)
 
@@ -173,14 +230,25 @@ LOADINGS: Dict[str, Loading] = {
     "datascript": Loading(
         _DATASCRIPT,
         _SAME_VALUE,
-        {"datoms": "datoms", "make": "datom", "init": "init-db"},
+        {"make": "datascript.core/datom", "init": "datascript.core/init-db"},
         keeps_basis=True,
         can_replace=True,
+    ),
+    "datahike": Loading(
+        _DATAHIKE,
+        _SAME_ATTRIBUTES,
+        {"make": "datahike.core/datom", "try": "datahike.api/with", "transact": "datahike.api/transact"},
+        keeps_basis=True,
+        can_replace=False,
     ),
     "datalevin": Loading(
         _DATALEVIN,
         _SAME_PROPERTIES,
-        {"datoms": "datoms", "transact": "transact!", "update_schema": "update-schema", "schema": "schema"},
+        {
+            "transact": "datalevin.core/transact!",
+            "update_schema": "datalevin.core/update-schema",
+            "schema": "datalevin.core/schema",
+        },
         keeps_basis=False,
         can_replace=False,
     ),
@@ -219,7 +287,8 @@ def _with_sent(runtime: Runtime, sent: str, expected: State, form: str, **given:
     preset = PRESETS[str(runtime.options.database)]
     loading = LOADINGS[preset.name]
     names = loading.functions.items()
-    functions = {place: resolved(f"{preset.namespace}/{name}", runtime.resolve) for place, name in names}
+    functions = {place: resolved(name, runtime.resolve) for place, name in names}
+    functions["datoms"] = preset.reading(runtime.resolve)
     common = {"columns": " ".join(loading.columns), "width": str(len(loading.columns)), "state": _state(runtime)}
     common["same_schema"] = fill(loading.same_schema, **functions)
     return fill(
@@ -237,8 +306,7 @@ def _with_sent(runtime: Runtime, sent: str, expected: State, form: str, **given:
 
 def _state(runtime: Runtime) -> str:
     preset = PRESETS[str(runtime.options.database)]
-    datoms = resolved(f"{preset.namespace}/datoms", runtime.resolve)
-    return fill(_STATE, datoms=datoms, index=preset.index)
+    return fill(_STATE, datoms=preset.reading(runtime.resolve), index=preset.index)
 
 
 def state_of(answer: Answer) -> State:

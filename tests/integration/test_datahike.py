@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Datahike, of a class path that DATAHIKE_CLASSPATH tells: what is exported of it comes back equal, all or nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
+from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import MissingError, Server
+from ansible_collections.embedded.db_backup.tests.nrepl_exports import Job, literal, nothing_left
+from ansible_collections.embedded.db_backup.tests.tools import Command, eventually
+
+pytestmark = pytest.mark.slow
+
+ATTRIBUTES = """
+  (into [{:db/ident :pair :db/valueType :db.type/tuple :db/tupleAttrs [:name :number] :db/cardinality :db.cardinality/one}
+         {:db/ident :spot :db/valueType :db.type/tuple :db/tupleType :db.type/long :db/cardinality :db.cardinality/one}
+         {:db/ident :name :db/valueType :db.type/string :db/cardinality :db.cardinality/one
+          :db/unique :db.unique/identity :db/doc "A \\"name\\" \\ud83d\\ude00"}
+         {:db/ident :tag :db/valueType :db.type/keyword :db/cardinality :db.cardinality/many :db/index true}
+         {:db/ident :friend :db/valueType :db.type/ref :db/cardinality :db.cardinality/many}
+         {:db/ident :color/red}]
+    (for [kind [:boolean :double :float :bigint :bigdec :instant :uuid :symbol :bytes]]
+      {:db/ident (keyword "of" (name kind)) :db/valueType (keyword "db.type" (name kind))
+       :db/cardinality :db.cardinality/one}))"""
+GUARD = "[{:db/ident :guard :db.entity/attrs [:number :name]} {:number 9 :name \"guarded\" :db/ensure :guard}]"
+NUMBER = "{:db/ident :number :db/valueType :db.type/long :db/cardinality :db.cardinality/one}"
+# What has to be of the type that the schema tells.
+TYPED = """
+  [{:name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028" :number -7 :tag [:a :b/c (keyword "no name")] :spot [1 2] :of/boolean false
+    :of/double ##NaN :of/float (float 0.1) :of/bigint 12345678901234567890N :of/bigdec 1.50M
+    :of/instant #inst "2026-11-21T01:30:00.123-00:00" :of/uuid #uuid "7a3e5a3e-1c2b-4d3e-8f90-123456789abc"
+    :of/symbol 'a/b :of/bytes (byte-array [0 1 -1])}
+   {:name "other" :number 1 :tag :gone :friend [[:name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028"]]} {:name "gone" :number 5}]"""
+TYPED_LATER = """[[:db/retract [:name "other"] :tag :gone] [:db/add [:name "other"] :number 2] [:db/retractEntity [:name "gone"]]]"""
+# What only a database without a schema holds.
+FREE = """
+  [{:name "free" :ratio -22/7 :sign \\newline :nested {:a [1 #{{2 nil}} '(3 "\\ud83d\\ude00")]} :tagged (tagged-literal 'my/tag [1])
+    :arrays [(byte-array [1]) (float-array [0.1]) (long-array [2])] :nan ##NaN :strange (keyword "x" "1]")
+    :instant (java.time.Instant/ofEpochSecond 1700000000 123456789)}
+   {:name "other" :tag :gone}]"""
+FREE_LATER = """[[:db/retractEntity [:name "other"]] {:name "third" :tag :x}]"""
+FREE_ATTRIBUTES = "[{:db/ident :name :db/unique :db.unique/identity :db/cardinality :db.cardinality/one}]"
+
+CONFIGURATIONS = {
+    "schema, history": ":schema-flexibility :write :keep-history? true",
+    "schema": ":schema-flexibility :write :keep-history? false",
+    "schema, history, references to attributes": ":schema-flexibility :write :keep-history? true :attribute-refs? true",
+    "history": ":schema-flexibility :read :keep-history? true",
+    "neither": ":schema-flexibility :read :keep-history? false",
+}
+
+# Arrays and what is no number are compared by what they hold.
+SAME = """
+  (defn same [value]
+    (clojure.walk/postwalk
+      (fn [one] (cond (and one (.isArray (class one))) [(class one) (vec one)]
+                      (and (number? one) (not (== one one))) :not-a-number
+                      :else one))
+      value))"""
+# Entity specifications have their attributes in any order.
+SCHEMA = "(fn [database] (update-vals (d/schema database) (fn [one] (update one :db.entity/attrs set))))"
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    try:
+        with nrepl_servers.datahike(tmp_path_factory.mktemp("datahike")) as server:
+            server.evaluate("(do (require '[datahike.api :as d] 'clojure.walk) nil)")
+            server.evaluate(f"(do {SAME} nil)")
+            yield server
+    except MissingError as missing:
+        pytest.skip(str(missing))
+
+
+@dataclass
+class Hike:
+    """Databases in a server, and the job of the first one."""
+
+    server: Server
+    dbbackup: Command
+    folder: Path
+    configuration: str
+    store: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.made()
+        database = {"database": "datahike", "connection": f"user/{self.name}"}
+        self.job = Job(self.dbbackup, self.server, options=database)
+
+    def made(self) -> str:
+        """The name of a var with the connection to a new database."""
+        name = f"conn{next(_numbers)}"
+        store = f':backend :file :path {literal(self.folder / name)}' if self.store == "file" else ":backend :mem"
+        configuration = f'{{:store {{{store} :id "{name}"}} {self.configuration}}}'
+        self.evaluate(f"(def {name} (let [c {configuration}] (d/create-database c) (d/connect c)))")
+        return name
+
+    def evaluate(self, code: str) -> str:
+        return self.server.evaluate(f"(do {code})")
+
+    def transact(self, data: str, name: str = "") -> None:
+        self.evaluate(f"(d/transact {name or self.name} {data}) nil")
+
+    def filled(self) -> None:
+        """Transact values of all kinds, some of which are retracted."""
+        is_typed = ":write" in self.configuration
+        for data in (f"[{NUMBER}]", ATTRIBUTES, TYPED, TYPED_LATER) if is_typed else (FREE_ATTRIBUTES, FREE, FREE_LATER):
+            self.transact(data)
+        if ":attribute-refs? true" not in self.configuration:
+            self.transact(GUARD)
+
+    def restore(self, copy: str, *options: object) -> dict[str, Any]:
+        return self.dbbackup.ok("restore", "export", *self.into(copy), *options, timeout=600)
+
+    def fails(self, copy: str, *options: object) -> str:
+        return self.dbbackup.fails(1, "restore", "export", *self.into(copy), *options, timeout=600)
+
+    def into(self, copy: str) -> list[str]:
+        return ["--port", str(self.server.address.port), "--connection", f"user/{copy}"]
+
+    def datoms(self, name: str) -> str:
+        """A form for all that is in a database."""
+        return f"(mapv (fn [d] [(:e d) (:a d) (same (:v d)) (class (:v d)) (:tx d)]) (d/datoms @{name} :eavt))"
+
+    def number(self, code: str) -> int:
+        return int(self.evaluate(code))
+
+
+@pytest.fixture(params=["mem"])
+def store(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=list(CONFIGURATIONS))
+def hike(request: pytest.FixtureRequest, server: Server, store: str, dbbackup: Command, tmp_path: Path) -> Hike:
+    return Hike(server, dbbackup, tmp_path, CONFIGURATIONS[request.param], store)
+
+
+only_first = pytest.mark.parametrize("hike", ["schema, history"], indirect=True)
+
+
+def test_it_comes_back_equal(hike: Hike) -> None:
+    hike.filled()
+    with nothing_left(hike.server):
+        source = hike.job.run()["source"]
+    copy = hike.made()
+    numbers = {"datoms": source["records"], "basis": hike.number(f"(:max-tx @{hike.name})")}
+    told = hike.restore(copy)
+    assert (told["changed"], told["before"]["datoms"], told["after"], told["warnings"]) == (True, 0, numbers, [])
+    assert hike.evaluate(f"(= {hike.datoms(hike.name)} {hike.datoms(copy)})") == "true"
+    assert hike.evaluate(f"(= ({SCHEMA} @{hike.name}) ({SCHEMA} @{copy}))") == "true"
+    # All indices have it.
+    for index in (":aevt", ":avet"):
+        found = f"(fn [c] (frequencies (map (juxt :e :a :tx) (d/datoms @c {index}))))"
+        assert hike.evaluate(f"(= ({found} {hike.name}) ({found} {copy}))") == "true"
+    assert not hike.restore(copy)["changed"]
+    # Exported, it is the same text, as far as the order of entity specifications goes.
+    job = Job(hike.dbbackup, hike.server, "again", {**hike.job.options, "connection": f"user/{copy}"})
+    assert job.run()["source"]["records"] == source["records"]
+    texts = [one.restored(hike.folder / one.name).read_text().split(":datoms [", 1)[1] for one in (hike.job, job)]
+    assert texts[0] == texts[1]
+    # It goes on from there, and what is there is not replaced.
+    hike.transact('[{:name "new" :tag :a}]', copy)
+    assert hike.number(f"(:max-tx @{copy})") == numbers["basis"] + 1
+    assert hike.evaluate(f'(count (d/q (quote [:find ?e :where [?e :name "new"] [?e :tag :a]]) @{copy}))') == "1"
+    held = hike.number(f"(count {hike.datoms(copy)})")
+    error = hike.fails(copy, "--force")
+    if "references" not in hike.folder.name:
+        assert "is not empty, it holds" in error
+    assert error.endswith("load into a new one, and have the application use it")
+    assert hike.number(f"(count {hike.datoms(copy)})") == held
