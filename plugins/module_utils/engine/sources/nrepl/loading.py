@@ -153,8 +153,10 @@ _DATAHIKE = """
       named (into #{} (comp (filter (fn [record] (= :db/ident (second record)))) (map first)) records)
       describes? (fn [record] (and (named (first record)) (system? (second record))))
       moment (first (filter (fn [record] (= [basis :db/txInstant] (subvec record 0 2))) records))
+      numbers (if (:attribute-refs? (:config before)) (:ident-ref-map before) {})
       data (into [] (comp (remove (fn [record] (and keeps-history? (identical? record moment))))
-                          (map (fn [[entity attribute value tx]] (<make> entity attribute value tx))))
+                          (map (fn [[entity attribute value tx]]
+                                 (<make> entity (get numbers attribute attribute) value tx))))
                  (concat (filter describes? records) (remove describes? records)))
       described (when moment {:tx-meta {:db/txInstant (nth moment 2)}})
       compare-with (fn [database]
