@@ -441,7 +441,8 @@ def test_of_options_that_make_no_sense_nothing_is_asked(dbbackup: Command, scrip
     assert "give one of them" in fails("--connection", "a/b", "--import-function", "a/c")
     assert "'conn' is not a name with its namespace" in fails("--connection", "conn")
     assert "'a/b\\n' is not a name with its namespace" in fails("--import-function", "a/b\n")
-    assert "no nREPL server answers at 127.0.0.1:1" in fails("--connection", "a/b")
+    error = dbbackup.fails(1, "restore", "notes", "--port", "1", "--connection", "a/b")
+    assert "no nREPL server answers at 127.0.0.1:1" in error
     error = dbbackup.fails(1, "restore", "notes", *into(script, "user/nothing-there"))
     assert "there is no user/nothing-there" in error
 
