@@ -6,7 +6,7 @@
 
 What the server made of the text is compared with what its database then gives, datom by datom, before the application
 can see it. DataScript: the new database is a value, which takes the place of the old one in one step. Datalevin: all is
-done in one transaction, which is given up when anything differs.
+done in one transaction, which is given up when anything differs. Datahike: one transaction too, tried before on a value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import re
 from typing import Dict, List, Optional
 
-from ...errors import UsageError
+from ...errors import EvaluationError, UsageError
 from ...nrepl.answer import Answer
 from . import literals
 from .forms import fill, resolved
@@ -164,10 +164,12 @@ _DATAHIKE = """
                      <same_schema>
                      (when-not (= basis (:max-tx database))
                        (throw (ex-info (str "its last transaction is " (:max-tx database)) {}))))
+      is-begun (atom false)
       guarded (fn [database]
                 (when-not (and (= (dec basis) (:max-tx database))
                                (every? (fn [datom] (= basis (:tx datom))) (<datoms> database :eavt)))
                   (throw (ex-info "the database was changed in the meantime" {})))
+                (reset! is-begun true)
                 data)
       commit (fn []
                (try
@@ -178,18 +180,28 @@ _DATAHIKE = """
     (throw (ex-info (str "the database holds " many " datoms") {})))
   (when-not (contains? #{nil :self} (:backend (:writer (:config before))))
     (throw (ex-info "its connection has another process write; load where that one is" {})))
+  (when-not (every? (fn [record] (<= (peek record) basis)) records)
+    (throw (ex-info "a datom is of a transaction after the last one" {})))
   (when (and keeps-history? (not moment))
     (throw (ex-info "the database keeps history, and that of the backup did not" {})))
   (compare-with (:db-after (<try> (assoc before :max-tx (dec basis)) (merge {:tx-data data} described))))
-  (swap! connection assoc :max-tx (dec basis))
+  (swap! connection (fn [now]
+                      (when-not (identical? before now)
+                        (throw (ex-info "the database was changed in the meantime" {})))
+                      (assoc now :max-tx (dec basis))))
   (let [problem (commit)]
     (when problem
-      (swap! connection (fn [now] (if (= (dec basis) (:max-tx now)) (assoc now :max-tx (:max-tx before)) now)))
-      (throw (ex-info (str "it was not committed: " (ex-message problem)) {})))
-    (let [database @connection]
-      <state>)))"""
+      (swap! connection (fn [now] (if (= (dec basis) (:max-tx now)) (assoc now :max-tx (:max-tx before)) now))))
+    (when (and problem (not @is-begun))
+      (throw problem))
+    (if problem
+      (str "<uncommitted>" (ex-message problem))
+      (let [database @connection]
+        <state>))))"""
 
 _BATCH = 10_000
+# What begins a text that tells why a transaction was not committed, of which a part may be stored.
+_UNCOMMITTED = "uncommitted: "
 _FOUND = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})", re.ASCII)
 
 # In a JVM a transaction of DataScript holds the connection, in JavaScript nothing else runs.
@@ -282,6 +294,7 @@ def compared(runtime: Runtime, sent: str, expected: State) -> str:
 def loaded(runtime: Runtime, sent: str, expected: State, force: bool) -> str:
     """A form that loads what the form sent gives, which must be as expected, and gives the state afterwards."""
     given = {"exchange": _EXCHANGE[runtime.name], "force": "true" if force else "false", "batch": str(_BATCH)}
+    given["uncommitted"] = _UNCOMMITTED
     return _with_sent(runtime, sent, expected, LOADINGS[str(runtime.options.database)].form, **given)
 
 
@@ -309,6 +322,13 @@ def _with_sent(runtime: Runtime, sent: str, expected: State, form: str, **given:
 def _state(runtime: Runtime) -> str:
     preset = PRESETS[str(runtime.options.database)]
     return fill(_STATE, datoms=preset.reading(runtime.resolve), index=preset.index)
+
+
+def check_committed(answer: Answer) -> None:
+    """Raise EvaluationError for what the server answers to loaded when the database could not store it."""
+    text = unquoted(answer.only_value())
+    if text.startswith(_UNCOMMITTED):
+        raise EvaluationError(f"it could not be stored: {text[len(_UNCOMMITTED) :]}; the application has to connect anew")
 
 
 def state_of(answer: Answer) -> State:
