@@ -94,7 +94,7 @@ def test_transactions_of_many_threads_come_back_to_every_state(job: Job) -> None
     )
     log = {"content": "tx_log", "install_listener": True}
     server.evaluate(f'(do (d/transact! {name} [{{:name "first" :n 0}}]) nil)')
-    assert job.run(**log)["kind"]["type"] == "full"
+    assert job.run(**log)["backup"]["type"] == "full"
     positions = []
     for part in range(3):
         server.evaluate(
@@ -103,7 +103,7 @@ def test_transactions_of_many_threads_come_back_to_every_state(job: Job) -> None
                                                        [:db/add [:name "first"] :n (+ n thread)]])))))) nil)"""
         )
         backup = job.run(**log)
-        assert backup["kind"]["type"] == "increment"
+        assert backup["backup"]["type"] == "incr"
         assert backup["source"]["records"] == 40
         positions.append(backup["source"]["position"]["stop"])
     for position in [*positions, positions[0] + 7, positions[-1] - 1]:
@@ -123,7 +123,7 @@ def test_exports_of_a_busy_bank_are_each_of_one_moment(job: Job, tmp_path: Path)
                 of (fn [n] (:balance (d/entity database n)))]
             (d/transact! {name} (into [{{:db/id one :balance (dec (of one))}} {{:db/id other :balance (inc (of other))}}]
                                       (map (fn [n] {{:db/id n :turn turn}})) (range 1 201))))
-          (recur (inc turn)))))
+          (recur (inc turn))))))
       nil)"""
     )
     turns = set()

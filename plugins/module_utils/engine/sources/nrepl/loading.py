@@ -164,6 +164,10 @@ _DATAHIKE = """
                      <same_schema>
                      (when-not (= basis (:max-tx database))
                        (throw (ex-info (str "its last transaction is " (:max-tx database)) {}))))
+      plain (fn [text]
+              (let [signs (into #{} (map char) (range 32 127))
+                    known (disj signs \\" \\\\)]
+                (apply str (map (fn [sign] (if (known sign) sign \\?)) (take <longest> (str text))))))
       is-begun (atom false)
       guarded (fn [database]
                 (when-not (and (= (dec basis) (:max-tx database))
@@ -195,13 +199,14 @@ _DATAHIKE = """
     (when (and problem (not @is-begun))
       (throw problem))
     (if problem
-      (str "<uncommitted>" (ex-message problem))
+      (str "<uncommitted>" (plain (ex-message problem)))
       (let [database @connection]
         <state>))))"""
 
 _BATCH = 10_000
 # What begins a text that tells why a transaction was not committed, of which a part may be stored.
 _UNCOMMITTED = "uncommitted: "
+_LONGEST_REASON = 300
 _FOUND = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})", re.ASCII)
 
 # In a JVM a transaction of DataScript holds the connection, in JavaScript nothing else runs.
@@ -294,7 +299,7 @@ def compared(runtime: Runtime, sent: str, expected: State) -> str:
 def loaded(runtime: Runtime, sent: str, expected: State, force: bool) -> str:
     """A form that loads what the form sent gives, which must be as expected, and gives the state afterwards."""
     given = {"exchange": _EXCHANGE[runtime.name], "force": "true" if force else "false", "batch": str(_BATCH)}
-    given["uncommitted"] = _UNCOMMITTED
+    given.update(uncommitted=_UNCOMMITTED, longest=str(_LONGEST_REASON))
     return _with_sent(runtime, sent, expected, LOADINGS[str(runtime.options.database)].form, **given)
 
 
