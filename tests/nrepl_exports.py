@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from .fixtures.nrepl_servers import Server
 from .tools import Command, bytes_of, eventually
 
+ROW = "20261121T013000Z"
 THREADS = (
     '(count (filter (fn [thread] (= "embedded.db_backup export" (.getName thread))) (keys (Thread/getAllStackTraces))))'
 )
@@ -88,3 +91,15 @@ def without_bindings(server: Server) -> Iterator[int]:
         yield int(server.evaluate("(:port @bare)"))
     finally:
         server.evaluate("(do (nrepl.server/stop-server @bare) nil)")
+
+
+def row(tmp_path: Path, datoms: str, number: int, database: str = "datascript", basis: int = 536870913) -> list[str]:
+    """Options that restore a text which no server has made, whose numbers are right."""
+    text = f"{{:embedded.db_backup/export 1, :database :{database}, :content :snapshot, :max-tx {basis}, :max-eid 9"
+    text += f", :schema {{:n {{}}}}, :datoms [\n{datoms}\n], :count {number}}}\n"
+    file = tmp_path / "rows.sqlite3"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE db_backup (name TEXT, data TEXT, created_at TEXT, sha256 TEXT)")
+        values = f"notes/{ROW}", text, "2026-11-21T01:30:00.000Z", sha256(text.encode()).hexdigest()
+        connection.execute("INSERT INTO db_backup VALUES (?, ?, ?, ?)", values)
+    return ["--from-sqlite", str(file)]

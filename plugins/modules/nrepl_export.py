@@ -362,9 +362,9 @@ also_in:
   elements: str
   sample: [table db_backup of /srv/notes/snapshots.sqlite3]
 exit_code:
-  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense and
-    for a server that does not answer, V(10) when there is no such job or backup, V(11) when another run holds the job,
-    V(1) for anything else.
+  description: The exit code of the command C(dbbackup) for the same failure. V(2) for options that make no sense, V(10)
+    when there is no such job or backup, V(11) when another run holds the job, V(1) for anything else, as a server that
+    does not answer.
   returned: failure
   type: int
   sample: 11

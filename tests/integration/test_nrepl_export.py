@@ -457,8 +457,17 @@ class TestModule:
     def test_no_server(self, ansible: Ansible, tmp_path: Path) -> None:
         place = {"name": "kg", "repository": str(tmp_path / "repository"), "socket": str(tmp_path / "none")}
         failed = ansible.failure("nrepl_export", **place, expression="[1]")
-        assert failed["exit_code"] == 2
+        assert failed["exit_code"] == 1
         assert "no nREPL server answers" in failed["msg"]
+
+    def test_a_server_that_does_not_answer_is_no_wrong_option(self, dbbackup: Command, tmp_path: Path) -> None:
+        """Only of nrepl-eval it is told by an exit code of its own."""
+        file = dbbackup.job("kg", "", type="nrepl", socket=str(tmp_path / "none"), expression="[1]")
+        file.write_text(file.read_text().replace('"path": "", ', ""))
+        for command in ("run", "check"):
+            told = dbbackup(command, "kg")
+            assert (told.code, "no nREPL server answers" in told.stdout + told.stderr) == (1, True), told
+        assert "no nREPL server answers" in dbbackup.fails(2, "nrepl-eval", "1", "--socket", tmp_path / "none")
 
     def test_playbook(self, ansible: Ansible, application: Server, tmp_path: Path) -> None:
         described = {"type": "nrepl", "repository": str(tmp_path / "repository"), **application.options}

@@ -24,13 +24,13 @@ from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import 
     jvm,
     nbb_logseq,
 )
+from ansible_collections.embedded.db_backup.tests.nrepl_exports import row
 from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command, eventually
 
 # A sign of every plane of Unicode that has any, those that end lines, and what a printer must escape.
 SIGNS = "".join(map(chr, [9, 10, 13, 34, 92, 127, 0x85, 0xA0, 0x2028, 0xFEFF, 0xFFFD, 0x1F600, 0x20000, 0x30000]))
 SIGNS += "".join(map(chr, [0x40000, 0x9FFFD, 0xE0001, 0xF0000, 0x10FFFD]))
 DATASCRIPT_SCHEMA = "{:tag {:db/cardinality :db.cardinality/many} :ref {:db/valueType :db.type/ref}}"
-ROW = "20261121T013000Z"
 
 _numbers = itertools.count()
 
@@ -119,18 +119,6 @@ def count(server: Server, connection: str) -> int:
 
 def nothing_waits(server: Server) -> bool:
     return server.evaluate("(some-> (resolve 'embedded.db-backup/arrival) deref)") == "nil"
-
-
-def row(tmp_path: Path, datoms: str, number: int, database: str = "datascript", basis: int = 536870913) -> list[str]:
-    """Options that restore a text which no server has made, whose numbers are right."""
-    text = f"{{:embedded.db_backup/export 1, :database :{database}, :content :snapshot, :max-tx {basis}, :max-eid 9"
-    text += f", :schema {{:n {{}}}}, :datoms [\n{datoms}\n], :count {number}}}\n"
-    file = tmp_path / "rows.sqlite3"
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE db_backup (name TEXT, data TEXT, created_at TEXT, sha256 TEXT)")
-        values = f"notes/{ROW}", text, "2026-11-21T01:30:00.000Z", sha256(text.encode()).hexdigest()
-        connection.execute("INSERT INTO db_backup VALUES (?, ?, ?, ?)", values)
-    return ["--from-sqlite", str(file)]
 
 
 def test_datascript_comes_back_equal(dbbackup: Command, script: Server, notes: str) -> None:
@@ -441,7 +429,8 @@ def test_of_options_that_make_no_sense_nothing_is_asked(dbbackup: Command, scrip
     assert "give one of them" in fails("--connection", "a/b", "--import-function", "a/c")
     assert "'conn' is not a name with its namespace" in fails("--connection", "conn")
     assert "'a/b\\n' is not a name with its namespace" in fails("--import-function", "a/b\n")
-    assert "no nREPL server answers at 127.0.0.1:1" in fails("--connection", "a/b")
+    error = dbbackup.fails(1, "restore", "notes", "--port", "1", "--connection", "a/b")
+    assert "no nREPL server answers at 127.0.0.1:1" in error
     error = dbbackup.fails(1, "restore", "notes", *into(script, "user/nothing-there"))
     assert "there is no user/nothing-there" in error
 

@@ -27,7 +27,7 @@ from .terminal import say
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run one command.
 
-    Returns the exit code: 0 ok, 1 failed, 2 usage or no server, 10 not found, 11 locked, 130 interrupted.
+    Returns the exit code: 0 ok, 1 failed, 2 usage, 10 not found, 11 locked, 130 interrupted.
     """
     end_work_on_signals()
     options = _parser().parse_args(arguments)

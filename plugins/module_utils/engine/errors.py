@@ -45,6 +45,10 @@ class SourceError(BackupError):
 class NoConnectionError(SourceError):
     """No server can be spoken to, so that nothing was evaluated or changed by it."""
 
+
+class NotEvaluatedError(NoConnectionError):
+    """The same for a command that is there to evaluate, whose exit code 1 tells of code that failed."""
+
     exit_code = 2
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Dict, List, Optional
 
+from ..errors import NoConnectionError, NotEvaluatedError
 from ..nrepl.address import Address
 from ..nrepl.answer import Answer
 from ..nrepl.client import Client, check_text
@@ -66,12 +67,15 @@ class Evaluated:
 def evaluate(request: Request, predict: bool = False) -> Evaluated:
     """Evaluate the code, or only check the request.
 
-    Raises UsageError for a bad request, NoConnectionError when there is no server, EvaluationError when it did not
+    Raises UsageError for a bad request, NotEvaluatedError when there is no server, EvaluationError when it did not
     finish. An answer that tells of an error is returned.
     """
     request.check()
     if predict:
         return Evaluated()
-    with Client(request.address, Deadline(request.timeout)) as client:
-        answer = client.evaluate(request.code, request.ns)
+    try:
+        with Client(request.address, Deadline(request.timeout)) as client:
+            answer = client.evaluate(request.code, request.ns)
+    except NoConnectionError as error:
+        raise NotEvaluatedError(str(error)) from error
     return Evaluated(answer, answer.problem())

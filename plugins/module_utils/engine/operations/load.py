@@ -34,6 +34,7 @@ from .proof import corruption_in
 _FAREWELL = 5.0
 _REPLACED = "embedded.db-backup/replaced"
 _AS_IT_WAS = "the database is as it was"
+_AS_IT_WAS_OR_LOADED = f"{_AS_IT_WAS}, or holds the whole backup"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,10 +196,12 @@ class _Load:
                 client.evaluate(arrival.opened(arrival.called(runtime))).only_value()
             return None
         code = loading.loaded(runtime, arrival.read, self.expected, self.request.force)
-        with self._told("the database is as it was, or holds the whole backup"):
+        with self._told(_AS_IT_WAS_OR_LOADED):
             answer = client.evaluate(arrival.opened(code))
         with self._told(_AS_IT_WAS):
             answer.only_value()
+        with self._told(_AS_IT_WAS_OR_LOADED):
+            loading.check_committed(answer)
         with self._told("the database holds the backup"):
             return loading.state_of(answer)
 

@@ -6,7 +6,7 @@
 
 What the server made of the text is compared with what its database then gives, datom by datom, before the application
 can see it. DataScript: the new database is a value, which takes the place of the old one in one step. Datalevin: all is
-done in one transaction, which is given up when anything differs.
+done in one transaction, which is given up when anything differs. Datahike: one transaction too, tried before on a value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import re
 from typing import Dict, List, Optional
 
-from ...errors import UsageError
+from ...errors import EvaluationError, UsageError
 from ...nrepl.answer import Answer
 from . import literals
 from .forms import fill, resolved
@@ -130,7 +130,83 @@ _DATALEVIN = """
     (let [database @writing]
       <state>)))"""
 
+# What is there without having been transacted does not count; a vector here is what an attribute of many values gives.
+_SAME_ATTRIBUTES = """
+(let [made (:schema database)
+      own? (fn [[attribute properties]]
+             (and (keyword? attribute) (seq properties) (not (re-matches #"db([.].*)?" (str (namespace attribute))))))
+      plain (fn [properties] (into {} (map (fn [[name value]] [name (if (vector? value) (set value) value)])) properties))]
+  (doseq [[attribute properties] (filter own? (:schema sent))]
+    (when-not (= (plain properties) (plain (get made attribute)))
+      (throw (ex-info (str "the schema of " attribute " is not as it was exported") {})))))"""
+
+# It is tried on the value of the database first, where nothing is stored. The transaction is the last one of the backup
+# itself, with its time: so all numbers are kept, and nothing is added. For that the number before it is put into the
+# connection, as Datahike's own import does. A function makes the data: what Datahike logs of a failure is that only.
+_DATAHIKE = """
+(let [before @connection
+      many (count (<datoms> before :eavt))
+      basis (:max-tx sent)
+      keeps-history? (:keep-history? (:config before))
+      system? (fn [attribute]
+                (and (keyword? attribute) (re-matches #"db([.].*)?" (str (namespace attribute)))))
+      named (into #{} (comp (filter (fn [record] (= :db/ident (second record)))) (map first)) records)
+      describes? (fn [record] (and (named (first record)) (system? (second record))))
+      moment (first (filter (fn [record] (= [basis :db/txInstant] (subvec record 0 2))) records))
+      numbers (if (:attribute-refs? (:config before)) (:ident-ref-map before) {})
+      data (into [] (comp (remove (fn [record] (and keeps-history? (identical? record moment))))
+                          (map (fn [[entity attribute value tx]]
+                                 (<make> entity (get numbers attribute attribute) value tx))))
+                 (concat (filter describes? records) (remove describes? records)))
+      described (when moment {:tx-meta {:db/txInstant (nth moment 2)}})
+      compare-with (fn [database]
+                     (compare-all records (map (juxt <columns>) (<datoms> database :eavt)))
+                     <same_schema>
+                     (when-not (= basis (:max-tx database))
+                       (throw (ex-info (str "its last transaction is " (:max-tx database)) {}))))
+      plain (fn [text]
+              (let [signs (into #{} (map char) (range 32 127))
+                    known (disj signs \\" \\\\)]
+                (apply str (map (fn [sign] (if (known sign) sign \\?)) (take <longest> (str text))))))
+      is-begun (atom false)
+      guarded (fn [database]
+                (when-not (and (= (dec basis) (:max-tx database))
+                               (every? (fn [datom] (= basis (:tx datom))) (<datoms> database :eavt)))
+                  (throw (ex-info "the database was changed in the meantime" {})))
+                (reset! is-begun true)
+                data)
+      commit (fn []
+               (try
+                 (<transact> connection (merge {:tx-data [[:db.fn/call guarded]]} described))
+                 nil
+                 (catch Throwable problem problem)))]
+  (when (pos? many)
+    (throw (ex-info (str "the database holds " many " datoms") {})))
+  (when-not (contains? #{nil :self} (:backend (:writer (:config before))))
+    (throw (ex-info "its connection has another process write; load where that one is" {})))
+  (when-not (every? (fn [record] (<= (peek record) basis)) records)
+    (throw (ex-info "a datom is of a transaction after the last one" {})))
+  (when (and keeps-history? (not moment))
+    (throw (ex-info "the database keeps history, and that of the backup did not" {})))
+  (compare-with (:db-after (<try> (assoc before :max-tx (dec basis)) (merge {:tx-data data} described))))
+  (swap! connection (fn [now]
+                      (when-not (identical? before now)
+                        (throw (ex-info "the database was changed in the meantime" {})))
+                      (assoc now :max-tx (dec basis))))
+  (let [problem (commit)]
+    (when problem
+      (swap! connection (fn [now] (if (= (dec basis) (:max-tx now)) (assoc now :max-tx (:max-tx before)) now))))
+    (when (and problem (not @is-begun))
+      (throw problem))
+    (if problem
+      (str "<uncommitted>" (plain (ex-message problem)))
+      (let [database @connection]
+        <state>))))"""
+
 _BATCH = 10_000
+# What begins a text that tells why a transaction was not committed, of which a part may be stored.
+_UNCOMMITTED = "uncommitted: "
+_LONGEST_REASON = 300
 _FOUND = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})", re.ASCII)
 
 # In a JVM a transaction of DataScript holds the connection, in JavaScript nothing else runs.
@@ -173,14 +249,25 @@ LOADINGS: Dict[str, Loading] = {
     "datascript": Loading(
         _DATASCRIPT,
         _SAME_VALUE,
-        {"datoms": "datoms", "make": "datom", "init": "init-db"},
+        {"make": "datascript.core/datom", "init": "datascript.core/init-db"},
         keeps_basis=True,
         can_replace=True,
+    ),
+    "datahike": Loading(
+        _DATAHIKE,
+        _SAME_ATTRIBUTES,
+        {"make": "datahike.core/datom", "try": "datahike.api/with", "transact": "datahike.api/transact"},
+        keeps_basis=True,
+        can_replace=False,
     ),
     "datalevin": Loading(
         _DATALEVIN,
         _SAME_PROPERTIES,
-        {"datoms": "datoms", "transact": "transact!", "update_schema": "update-schema", "schema": "schema"},
+        {
+            "transact": "datalevin.core/transact!",
+            "update_schema": "datalevin.core/update-schema",
+            "schema": "datalevin.core/schema",
+        },
         keeps_basis=False,
         can_replace=False,
     ),
@@ -212,6 +299,7 @@ def compared(runtime: Runtime, sent: str, expected: State) -> str:
 def loaded(runtime: Runtime, sent: str, expected: State, force: bool) -> str:
     """A form that loads what the form sent gives, which must be as expected, and gives the state afterwards."""
     given = {"exchange": _EXCHANGE[runtime.name], "force": "true" if force else "false", "batch": str(_BATCH)}
+    given.update(uncommitted=_UNCOMMITTED, longest=str(_LONGEST_REASON))
     return _with_sent(runtime, sent, expected, LOADINGS[str(runtime.options.database)].form, **given)
 
 
@@ -219,7 +307,8 @@ def _with_sent(runtime: Runtime, sent: str, expected: State, form: str, **given:
     preset = PRESETS[str(runtime.options.database)]
     loading = LOADINGS[preset.name]
     names = loading.functions.items()
-    functions = {place: resolved(f"{preset.namespace}/{name}", runtime.resolve) for place, name in names}
+    functions = {place: resolved(name, runtime.resolve) for place, name in names}
+    functions["datoms"] = preset.reading(runtime.resolve)
     common = {"columns": " ".join(loading.columns), "width": str(len(loading.columns)), "state": _state(runtime)}
     common["same_schema"] = fill(loading.same_schema, **functions)
     return fill(
@@ -237,8 +326,14 @@ def _with_sent(runtime: Runtime, sent: str, expected: State, form: str, **given:
 
 def _state(runtime: Runtime) -> str:
     preset = PRESETS[str(runtime.options.database)]
-    datoms = resolved(f"{preset.namespace}/datoms", runtime.resolve)
-    return fill(_STATE, datoms=datoms, index=preset.index)
+    return fill(_STATE, datoms=preset.reading(runtime.resolve), index=preset.index)
+
+
+def check_committed(answer: Answer) -> None:
+    """Raise EvaluationError for what the server answers to loaded when the database could not store it."""
+    text = unquoted(answer.only_value())
+    if text.startswith(_UNCOMMITTED):
+        raise EvaluationError(f"it could not be stored: {text[len(_UNCOMMITTED) :]}; the application has to connect anew")
 
 
 def state_of(answer: Answer) -> State:

@@ -66,6 +66,18 @@ _ENTITIES = """
                         (inc count))
                       0 (partition-by :e <datoms>))]"""
 
+# With references to attributes, Datahike has numbers for them, and a first transaction that all such databases have.
+_DATAHIKE_DATOMS = """
+(fn [database index]
+  (let [datoms (<function> database index)
+        names (:ref-ident-map database)]
+    (if (:attribute-refs? (:config database))
+      (sequence (comp (remove (fn [datom] (= <first_transaction> (:tx datom))))
+                      (map (fn [datom] {:e (:e datom) :a (names (:a datom)) :v (:v datom) :tx (:tx datom)})))
+                datoms)
+      datoms)))"""
+_FIRST_TRANSACTION = 0x20000000
+
 _RECORDS = {
     "snapshot": _DATOMS.replace("<head>", _SCHEMA),
     "datoms": _DATOMS.replace("<head>", ""),
@@ -75,7 +87,7 @@ _RECORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A kind of database: its namespace, the index of all its datoms, and what gives its schema.
+    """A kind of database: its namespace, the index of all its datoms, what gives its schema, and its function for datoms.
 
     is_value tells that what a connection holds never changes. Else it is read again at the end what the last
     transaction was; the datoms themselves are read in one read transaction.
@@ -86,6 +98,7 @@ class Preset:
     index: str
     schema: str
     is_value: bool
+    datoms: str = "<function>"
 
     def inspected(self, connection: str, resolve: str, process: str) -> str:
         """A form that tells the last transaction, and what is the same as long as it is the same database."""
@@ -93,7 +106,7 @@ class Preset:
 
     def exported(self, connection: str, content: str, *, resolve: str, process: str, encode: str, problem: str) -> str:
         """A form that prints the export; it tells number of records, first and last transaction, and that identity."""
-        datoms = f"({resolved(f'{self.namespace}/datoms', resolve)} database {self.index})"
+        datoms = f"({self.reading(resolve)} database {self.index})"
         return fill(
             _EXPORTED.replace("<records>", _RECORDS[content]),
             connection=connection,
@@ -107,6 +120,11 @@ class Preset:
             stop="start" if self.is_value else "(:max-tx @connection)",
         )
 
+    def reading(self, resolve: str) -> str:
+        """A function of a database and an index that gives its datoms."""
+        function = resolved(f"{self.namespace}/datoms", resolve)
+        return fill(self.datoms, function=function, first_transaction=str(_FIRST_TRANSACTION))
+
     def _schema(self, resolve: str) -> str:
         return self.schema.replace("<schema_function>", resolved(f"{self.namespace}/schema", resolve))
 
@@ -115,7 +133,7 @@ PRESETS: Dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset("datascript", "datascript.core", ":eavt", "(:schema database)", is_value=True),
-        Preset("datahike", "datahike.api", ":eavt", "(:schema database)", is_value=True),
+        Preset("datahike", "datahike.api", ":eavt", "(:schema database)", is_value=True, datoms=_DATAHIKE_DATOMS),
         Preset("datalevin", "datalevin.core", ":eav", "(<schema_function> connection)", is_value=False),
     )
 }
