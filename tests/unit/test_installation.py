@@ -19,6 +19,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils import engine
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation import calendar, units
+from ansible_collections.embedded.db_backup.plugins.module_utils.installation.environment import Libraries
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.files import Wanted
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.install import Installed, install
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
@@ -52,7 +53,7 @@ def without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def installed(layout: Layout, *options: dict[str, Any], predict: bool = False) -> Installed:
-    return install(list(options), layout, sys.executable, None, predict)
+    return install(list(options), layout, sys.executable, None, libraries=Libraries(), predict=predict)
 
 
 class TestCalendar:
@@ -267,7 +268,8 @@ class TestInstall:
         database = tmp_path / "one.sqlite3"
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("CREATE TABLE records (content)")
-        install([{"name": "one", "type": "sqlite", "path": str(database)}], layout, str(works[-1]), None, predict=False)
+        job = {"name": "one", "type": "sqlite", "path": str(database)}
+        install([job], layout, str(works[-1]), None, libraries=Libraries(), predict=False)
         for command in ("run", "drill", "status"):
             done = subprocess.run(
                 [layout.command, "--jobs-directory", layout.jobs, command, "one"],
