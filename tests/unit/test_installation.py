@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from ansible_collections.embedded.db_backup.plugins.module_utils import engine
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation import calendar, units
-from ansible_collections.embedded.db_backup.plugins.module_utils.installation.environment import Libraries
+from ansible_collections.embedded.db_backup.plugins.module_utils.installation.environment import (
+    Environment,
+    Libraries,
+    choose,
+)
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.files import Wanted
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.install import Installed, install
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
@@ -193,6 +198,125 @@ class TestRunner:
         with pytest.raises(BackupError, match="/no/python cannot be started: No such file"):
             Runner(layout, "/no/python").install()
         assert list(layout.library.iterdir()) == []
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A directory with two libraries that nobody else has, as pip takes them."""
+    directory = tmp_path / "wheels"
+    directory.mkdir()
+    for name in ("oddly", "evenly"):
+        with zipfile.ZipFile(directory / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            about = f"{name}-1.0.dist-info"
+            wheel.writestr(f"{name}.py", "")
+            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{about}/RECORD", "")
+    return directory
+
+
+class TestLibraries:
+    def environment(self, layout: Layout, *requirements: str, only_missing: bool = False) -> Environment | None:
+        return choose(layout, sys.executable, Libraries(requirements, only_missing))
+
+    def test_only_what_is_missing(self, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "executable", sys._base_executable)
+        assert self.environment(layout) is None
+        assert self.environment(layout, "json==1.0", only_missing=True) is None
+        both = self.environment(layout, "json==1.0", "oddly==1.0; python_version > '3'", only_missing=True)
+        alone = self.environment(layout, "oddly==1.0; python_version > '3'", only_missing=True)
+        assert both is not None
+        assert alone is not None
+        assert both.name == alone.name
+        asked = self.environment(layout, "json==1.0", "oddly==1.0; python_version > '3'")
+        assert asked is not None
+        assert asked.name != alone.name
+
+    @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs to run in a virtual environment, as nox does")
+    def test_in_a_virtual_environment_all_is_missing_with_one(self, layout: Layout) -> None:
+        """Another one that is made of it does not see what it has."""
+        missing = self.environment(layout, "json==1.0", "oddly==1.0", only_missing=True)
+        all_of_it = self.environment(layout, "json==1.0", "oddly==1.0")
+        assert missing is not None
+        assert all_of_it is not None
+        assert missing.name == all_of_it.name
+
+    def test_programs_will_do(self, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')
+        python.chmod(0o755)
+        libraries = Libraries(["lmdb==3.0.0"], only_missing=True)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert choose(layout, str(python), libraries) is not None
+        shutil.copy("/bin/true", tmp_path / "mdb_copy")
+        assert choose(layout, str(python), libraries) is None
+
+    @pytest.mark.parametrize(
+        ("libraries", "told"),
+        [
+            (Libraries(["--upgrade"]), "'--upgrade' does not begin with the name of one"),
+            (Libraries(["/srv/odd.whl"]), "does not begin with the name"),
+            (Libraries(["odd @ https://joe:secret@host/odd.whl"]), "an address for pip with a user or a password"),
+            (Libraries(["odd"], arguments=["--index-url=https://token@host/"]), "an address for pip with a user"),
+        ],
+        ids=["option", "path", "requirement", "argument"],
+    )
+    def test_what_is_refused(self, layout: Layout, libraries: Libraries, told: str) -> None:
+        with pytest.raises(UsageError, match=told) as refused:
+            choose(layout, sys.executable, libraries)
+        assert "secret" not in str(refused.value)
+        assert "token" not in str(refused.value)
+
+    def test_a_python_that_is_none(self, layout: Layout) -> None:
+        for python, told in (
+            ("/no/python", "cannot be started: No such file"),
+            ("/bin/true", "does not answer as Python"),
+        ):
+            with pytest.raises(BackupError, match=told):
+                choose(layout, python, Libraries(["oddly"]))
+
+    @pytest.mark.usefixtures("without_systemd")
+    def test_a_library_that_cannot_be_had(self, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+        installed(layout)
+        before = bytes_of(layout.library.parent)
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        monkeypatch.setenv("PIP_INDEX_URL", "http://joe:secret@127.0.0.1:9/simple")
+        told = r"\(oddly\) cannot be installed: .*connection broken by .* No matching .*; let the host reach an index"
+        with pytest.raises(BackupError, match=told) as failed:
+            install([], layout, sys.executable, None, libraries=Libraries(["oddly==1.0"]), predict=False)
+        assert "secret" not in str(failed.value)
+        assert bytes_of(layout.library.parent) == before
+
+    @pytest.mark.usefixtures("without_systemd")
+    def test_another_set_is_another_environment(self, layout: Layout, wheels: Path) -> None:
+        def given(*requirements: str, predict: bool = False) -> Installed:
+            libraries = Libraries(requirements, arguments=["--no-index", "--find-links", str(wheels)])
+            return install([], layout, sys.executable, None, libraries=libraries, predict=predict)
+
+        predicted = given("oddly==1.0", predict=True)
+        assert predicted.changed
+        assert not layout.library.exists()
+        # It was begun and not finished.
+        Path(str(predicted.environment), "bin").mkdir(parents=True)
+        first = Path(str(given("oddly==1.0").environment))
+        assert str(first) == predicted.environment
+        python = layout.command.read_text().splitlines()[0].removeprefix("#!")
+        assert python == f"{first}/bin/python"
+        assert subprocess.run([python, "-c", "import oddly"], check=False).returncode == 0
+        assert all(path.stat().st_mode & 0o004 for path in first.rglob("*"))
+        assert (given("oddly==1.0").changed, given("oddly==1.0", predict=True).changed) == (False, False)
+
+        assert subprocess.run([layout.command, "--version"], check=False, capture_output=True).returncode == 0
+        running = os.open(first, os.O_RDONLY)
+        fcntl.flock(running, fcntl.LOCK_SH)
+        second = Path(str(given("evenly==1.0").environment))
+        assert first.exists()
+        assert given().environment is None
+        assert layout.command.read_text().splitlines()[0] == f"#!{sys.executable}"
+        assert [path for path in (first, second) if path.exists()] == [first, second]
+        os.close(running)
+        assert not given().changed
+        assert [path for path in (first, second) if path.exists()] == []
 
 
 def test_files_are_as_wanted(tmp_path: Path) -> None:

@@ -122,8 +122,9 @@ class Environment:
         options = ["--disable-pip-version-check", "--no-input", "--only-binary=:all:", *self._arguments]
         done = _run([self.python, "-m", "pip", "install", *options, "--", *self._requirements])
         if done.returncode:
+            names = ", ".join(sorted({_name(requirement) for requirement in self._requirements}))
             raise BackupError(
-                f"the Python libraries {', '.join(self._requirements)} cannot be installed: {_reason(done.stderr)}; "
+                f"the Python libraries ({names}) cannot be installed: {_reason(done.stderr)}; "
                 "let the host reach an index of packages, or tell by backup_pip_arguments where their wheels are, or "
                 "install them by hand for the Python of the runner and give [] as backup_libraries"
             )
@@ -201,7 +202,7 @@ def _reason(told: str) -> str:
     """The error of pip, and before it why it could not reach an index."""
     lines = told.splitlines()
     retries = [line for line in lines if "connection broken by" in line][-1:]
-    errors = [line for line in lines if line.startswith("ERROR: ")][-1:]
+    errors = [line[len("ERROR: ") :] for line in lines if line.startswith("ERROR: ")][-1:]
     return _end(" ".join(retries + errors) or told)
 
 
