@@ -30,7 +30,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.installation.in
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.manager import Manager
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.runner import Runner, package
-from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, bytes_of, make_environment
+from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, bytes_of, eventually, make_environment
 
 JOB: dict[str, Any] = {"name": "kg", "type": "lmdb", "path": "/srv/kg"}
 needs_systemd_analyze = pytest.mark.skipif(
@@ -202,16 +202,14 @@ class TestRunner:
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """A directory with two libraries that nobody else has, as pip takes them."""
+    """A directory with a library that nobody else has, as pip takes it."""
     directory = tmp_path / "wheels"
     directory.mkdir()
-    for name in ("oddly", "evenly"):
-        with zipfile.ZipFile(directory / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            about = f"{name}-1.0.dist-info"
-            wheel.writestr(f"{name}.py", "")
-            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr(f"{about}/RECORD", "")
+    with zipfile.ZipFile(directory / "oddly-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("oddly.py", "")
+        wheel.writestr("oddly-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: oddly\nVersion: 1.0\n")
+        wheel.writestr("oddly-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("oddly-1.0.dist-info/RECORD", "")
     return directory
 
 
@@ -288,35 +286,42 @@ class TestLibraries:
         assert bytes_of(layout.library.parent) == before
 
     @pytest.mark.usefixtures("without_systemd")
-    def test_another_set_is_another_environment(self, layout: Layout, wheels: Path) -> None:
+    def test_an_environment_from_its_beginning_to_its_end(self, layout: Layout, wheels: Path, tmp_path: Path) -> None:
+        database, gate, begun = tmp_path / "one.sqlite3", tmp_path / "gate", tmp_path / "begun"
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE records (content)")
+        os.mkfifo(gate)
+        before = [["/bin/touch", str(begun)], ["/bin/cat", str(gate)]]
+        job = {"name": "one", "type": "sqlite", "path": str(database), "before": before}
+
         def given(*requirements: str, predict: bool = False) -> Installed:
             libraries = Libraries(requirements, arguments=["--no-index", "--find-links", str(wheels)])
-            return install([], layout, sys.executable, None, libraries=libraries, predict=predict)
+            return install([job], layout, sys.executable, None, libraries=libraries, predict=predict)
 
         predicted = given("oddly==1.0", predict=True)
         assert predicted.changed
         assert not layout.library.exists()
+        environment = Path(str(predicted.environment))
         # It was begun and not finished.
-        Path(str(predicted.environment), "bin").mkdir(parents=True)
-        first = Path(str(given("oddly==1.0").environment))
-        assert str(first) == predicted.environment
+        (environment / "bin").mkdir(parents=True)
+        assert given("oddly==1.0").environment == str(environment)
         python = layout.command.read_text().splitlines()[0].removeprefix("#!")
-        assert python == f"{first}/bin/python"
+        assert python == f"{environment}/bin/python"
         assert subprocess.run([python, "-c", "import oddly"], check=False).returncode == 0
-        assert all(path.stat().st_mode & 0o004 for path in first.rglob("*"))
+        assert all(path.stat().st_mode & 0o004 for path in environment.rglob("*"))
         assert (given("oddly==1.0").changed, given("oddly==1.0", predict=True).changed) == (False, False)
 
-        assert subprocess.run([layout.command, "--version"], check=False, capture_output=True).returncode == 0
-        running = os.open(first, os.O_RDONLY)
-        fcntl.flock(running, fcntl.LOCK_SH)
-        second = Path(str(given("evenly==1.0").environment))
-        assert first.exists()
-        assert given().environment is None
-        assert layout.command.read_text().splitlines()[0] == f"#!{sys.executable}"
-        assert [path for path in (first, second) if path.exists()] == [first, second]
-        os.close(running)
-        assert not given().changed
-        assert [path for path in (first, second) if path.exists()] == []
+        with open(os.open(gate, os.O_RDWR), "wb") as held:
+            run = subprocess.Popen([layout.command, "--jobs-directory", layout.jobs, "run", "one"])
+            eventually(begun.exists, "the run begins", 120)
+            assert given().environment is None
+            assert layout.command.read_text().splitlines()[0] == f"#!{sys.executable}"
+            assert not given().changed
+            assert environment.exists(), "a run is using it"
+            held.close()
+            assert run.wait() == 0
+        given()
+        assert not environment.exists()
 
 
 def test_files_are_as_wanted(tmp_path: Path) -> None:
