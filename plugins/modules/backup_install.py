@@ -40,6 +40,26 @@ options:
   python:
     description: The Python to run the engine with, 3.8 or newer. Without it, the one that runs this module.
     type: path
+  libraries:
+    description:
+      - Python libraries, as pip takes them, that the engine finds in a virtual environment. It is made with C(python -m
+        venv) and pip beside the engine, in a directory of its own for each set of libraries, and is not changed
+        afterwards. What the packages of the host bring stays in sight.
+      - An earlier environment stays until a later call of this module when no backup runs in it.
+    type: list
+    elements: str
+    default: []
+  only_missing:
+    description: Of O(libraries), install those only that O(python) cannot import by their names. Where there are none,
+      there is no virtual environment. C(lmdb) is not missing where C(mdb_copy) is there.
+    type: bool
+    default: false
+  pip_arguments:
+    description: Further arguments for pip, which also reads its configuration on the host. Addresses must have no
+      password in them.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - embedded.db_backup.attributes
 attributes:
@@ -68,6 +88,11 @@ version:
   returned: success
   type: str
   sample: 0.1.0-4f1c2a9be07d
+environment:
+  description: The virtual environment that the engine runs in, or would; null where there is none.
+  returned: success
+  type: str
+  sample: /usr/local/lib/db-backup/environment-5fb1f10c6a3e
 files:
   description: Paths of files that were written, or would be.
   returned: success
@@ -107,6 +132,8 @@ from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import REPOSITORY_ARGUMENTS, finish
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import UsageError
+from ansible_collections.embedded.db_backup.plugins.module_utils.installation.environment import Libraries
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.install import install
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
 
@@ -117,6 +144,9 @@ def main() -> None:
             "jobs": {"type": "list", "elements": "dict", "required": True},
             "scope": {"type": "str", "default": "system", "choices": ["system", "user"]},
             "python": {"type": "path"},
+            "libraries": {"type": "list", "elements": "str", "default": []},
+            "only_missing": {"type": "bool", "default": False},
+            "pip_arguments": {"type": "list", "elements": "str", "default": []},
             **REPOSITORY_ARGUMENTS,
         },
         supports_check_mode=True,
@@ -128,7 +158,14 @@ def run(module: AnsibleModule) -> Dict[str, Any]:
     params = module.params
     layout = Layout.of(params["scope"])
     python = params["python"] or sys.executable
-    done = install(params["jobs"], layout, python, params["repository"], predict=module.check_mode)
+    libraries = Libraries(params["libraries"], params["only_missing"], params["pip_arguments"])
+    try:
+        libraries.check()
+    except UsageError:
+        # A password that should not be there is not repeated.
+        module.no_log_values.update(params["libraries"] + params["pip_arguments"])
+        raise
+    done = install(params["jobs"], layout, python, params["repository"], libraries=libraries, predict=module.check_mode)
     result = done.to_json()
     if module._diff:
         result["diff"] = [

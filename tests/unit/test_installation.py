@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from ansible_collections.embedded.db_backup.plugins.module_utils import engine
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import BackupError, UsageError
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation import calendar, units
+from ansible_collections.embedded.db_backup.plugins.module_utils.installation.environment import (
+    Environment,
+    Libraries,
+    choose,
+)
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.files import Wanted
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.install import Installed, install
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.layout import Layout
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.manager import Manager
 from ansible_collections.embedded.db_backup.plugins.module_utils.installation.runner import Runner, package
-from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, bytes_of, make_environment
+from ansible_collections.embedded.db_backup.tests.tools import CHECKOUT, bytes_of, eventually, make_environment
 
 JOB: dict[str, Any] = {"name": "kg", "type": "lmdb", "path": "/srv/kg"}
 needs_systemd_analyze = pytest.mark.skipif(
@@ -52,7 +58,7 @@ def without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def installed(layout: Layout, *options: dict[str, Any], predict: bool = False) -> Installed:
-    return install(list(options), layout, sys.executable, None, predict)
+    return install(list(options), layout, sys.executable, None, libraries=Libraries(), predict=predict)
 
 
 class TestCalendar:
@@ -194,6 +200,130 @@ class TestRunner:
         assert list(layout.library.iterdir()) == []
 
 
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A directory with a library that nobody else has, as pip takes it."""
+    directory = tmp_path / "wheels"
+    directory.mkdir()
+    with zipfile.ZipFile(directory / "oddly-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("oddly.py", "")
+        wheel.writestr("oddly-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: oddly\nVersion: 1.0\n")
+        wheel.writestr("oddly-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("oddly-1.0.dist-info/RECORD", "")
+    return directory
+
+
+class TestLibraries:
+    def environment(self, layout: Layout, *requirements: str, only_missing: bool = False) -> Environment | None:
+        return choose(layout, sys.executable, Libraries(requirements, only_missing))
+
+    def test_only_what_is_missing(self, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "executable", sys._base_executable)
+        assert self.environment(layout) is None
+        assert self.environment(layout, "json==1.0", only_missing=True) is None
+        both = self.environment(layout, "json==1.0", "oddly==1.0; python_version > '3'", only_missing=True)
+        alone = self.environment(layout, "oddly==1.0; python_version > '3'", only_missing=True)
+        assert both is not None
+        assert alone is not None
+        assert both.name == alone.name
+        asked = self.environment(layout, "json==1.0", "oddly==1.0; python_version > '3'")
+        assert asked is not None
+        assert asked.name != alone.name
+
+    @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs to run in a virtual environment, as nox does")
+    def test_in_a_virtual_environment_all_is_missing_with_one(self, layout: Layout) -> None:
+        """Another one that is made of it does not see what it has."""
+        missing = self.environment(layout, "json==1.0", "oddly==1.0", only_missing=True)
+        all_of_it = self.environment(layout, "json==1.0", "oddly==1.0")
+        assert missing is not None
+        assert all_of_it is not None
+        assert missing.name == all_of_it.name
+
+    def test_programs_will_do(self, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')
+        python.chmod(0o755)
+        libraries = Libraries(["lmdb==3.0.0"], only_missing=True)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert choose(layout, str(python), libraries) is not None
+        shutil.copy("/bin/true", tmp_path / "mdb_copy")
+        assert choose(layout, str(python), libraries) is None
+
+    @pytest.mark.parametrize(
+        ("libraries", "told"),
+        [
+            (Libraries(["--upgrade"]), "'--upgrade' does not begin with the name of one"),
+            (Libraries(["/srv/odd.whl"]), "does not begin with the name"),
+            (Libraries(["odd @ https://joe:secret@host/odd.whl"]), "an address for pip with a user or a password"),
+            (Libraries(["odd"], arguments=["--index-url=https://token@host/"]), "an address for pip with a user"),
+        ],
+        ids=["option", "path", "requirement", "argument"],
+    )
+    def test_what_is_refused(self, layout: Layout, libraries: Libraries, told: str) -> None:
+        with pytest.raises(UsageError, match=told) as refused:
+            choose(layout, sys.executable, libraries)
+        assert "secret" not in str(refused.value)
+        assert "token" not in str(refused.value)
+
+    def test_a_python_that_is_none(self, layout: Layout) -> None:
+        for python, told in (
+            ("/no/python", "cannot be started: No such file"),
+            ("/bin/true", "does not answer as Python"),
+        ):
+            with pytest.raises(BackupError, match=told):
+                choose(layout, python, Libraries(["oddly"]))
+
+    @pytest.mark.usefixtures("without_systemd")
+    def test_a_library_that_cannot_be_had(self, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+        installed(layout)
+        before = bytes_of(layout.library.parent)
+        monkeypatch.setenv("PIP_RETRIES", "1")
+        monkeypatch.setenv("PIP_INDEX_URL", "http://joe:secret@127.0.0.1:9/simple")
+        told = r"\(oddly\) cannot be installed: .*connection broken by .* No matching .*; let the host reach an index"
+        with pytest.raises(BackupError, match=told) as failed:
+            install([], layout, sys.executable, None, libraries=Libraries(["oddly==1.0"]), predict=False)
+        assert "secret" not in str(failed.value)
+        assert bytes_of(layout.library.parent) == before
+
+    @pytest.mark.usefixtures("without_systemd")
+    def test_an_environment_from_its_beginning_to_its_end(self, layout: Layout, wheels: Path, tmp_path: Path) -> None:
+        database, gate, begun = tmp_path / "one.sqlite3", tmp_path / "gate", tmp_path / "begun"
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE records (content)")
+        os.mkfifo(gate)
+        before = [["/bin/touch", str(begun)], ["/bin/cat", str(gate)]]
+        job = {"name": "one", "type": "sqlite", "path": str(database), "before": before}
+
+        def given(*requirements: str, predict: bool = False) -> Installed:
+            libraries = Libraries(requirements, arguments=["--no-index", "--find-links", str(wheels)])
+            return install([job], layout, sys.executable, None, libraries=libraries, predict=predict)
+
+        predicted = given("oddly==1.0", predict=True)
+        assert predicted.changed
+        assert not layout.library.exists()
+        environment = Path(str(predicted.environment))
+        # It was begun and not finished.
+        (environment / "bin").mkdir(parents=True)
+        assert given("oddly==1.0").environment == str(environment)
+        python = layout.command.read_text().splitlines()[0].removeprefix("#!")
+        assert python == f"{environment}/bin/python"
+        assert subprocess.run([python, "-c", "import oddly"], check=False).returncode == 0
+        assert all(path.stat().st_mode & 0o004 for path in environment.rglob("*"))
+        assert (given("oddly==1.0").changed, given("oddly==1.0", predict=True).changed) == (False, False)
+
+        with open(os.open(gate, os.O_RDWR), "wb") as held:
+            run = subprocess.Popen([layout.command, "--jobs-directory", layout.jobs, "run", "one"])
+            eventually(begun.exists, "the run begins", 120)
+            assert given().environment is None
+            assert layout.command.read_text().splitlines()[0] == f"#!{sys.executable}"
+            assert not given().changed
+            assert environment.exists(), "a run is using it"
+            held.close()
+            assert run.wait() == 0
+        given()
+        assert not environment.exists()
+
+
 def test_files_are_as_wanted(tmp_path: Path) -> None:
     wanted = Wanted(tmp_path / "file", "one\n", 0o640)
     assert not wanted.is_there()
@@ -267,7 +397,8 @@ class TestInstall:
         database = tmp_path / "one.sqlite3"
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("CREATE TABLE records (content)")
-        install([{"name": "one", "type": "sqlite", "path": str(database)}], layout, str(works[-1]), None, predict=False)
+        job = {"name": "one", "type": "sqlite", "path": str(database)}
+        install([job], layout, str(works[-1]), None, libraries=Libraries(), predict=False)
         for command in ("run", "drill", "status"):
             done = subprocess.run(
                 [layout.command, "--jobs-directory", layout.jobs, command, "one"],

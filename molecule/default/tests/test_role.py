@@ -36,6 +36,17 @@ with open(sys.argv[1], "r+b") as stored:
     stored.write(bytes([byte[0] ^ 1]))
 """
 UNITS = "/etc/systemd/system"
+# An environment of LMDB 1.0, which py-lmdb of the distribution cannot read.
+MAKE_MODERN = """
+import lmdb
+with lmdb.open("/srv/modern", lib_version=1) as environment, environment.begin(write=True) as transaction:
+    transaction.put(b"key", b"value")
+"""
+READ_MODERN = """
+import lmdb
+with lmdb.open("/srv/modern", lib_version=1) as environment, environment.begin() as transaction:
+    assert transaction.get(b"key") == b"value"
+"""
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
@@ -239,6 +250,53 @@ def test_a_host_that_reaches_no_mirror(host: Host) -> None:
     assert installed(host) == before
 
 
+@pytest.fixture
+def as_installed(host: Host) -> Iterator[None]:
+    """Afterwards the role has installed again what it did before."""
+    yield
+    assert install_by_role([]).returncode == 0
+    assert runner_python(host) == "/usr/bin/python3"
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_libraries_come_by_pip_where_there_is_no_package(host: Host) -> None:
+    """And others where they are asked for; the sandbox of the services lets them work."""
+    kg = {"name": "kg", "type": "lmdb", "path": "/srv/kg", "restore": {"service": "kg.service"}}
+    notes = {"name": "notes", "type": "nrepl", "port": 7888, "function": "app/export!", "schedule": None}
+    notes = {**notes, "drill_schedule": None, "also_to": [{"postgresql": "service=backups"}]}
+    given = {"backup_pip_arguments": ["--no-index", "--find-links", "/srv/wheels"]}
+    pin = "/etc/apt/preferences.d/no-psycopg"
+    host.check_output("printf 'Package: python3-psycopg\nPin: release *\nPin-Priority: -1\n' > %s", pin)
+    try:
+        told = install_by_role(["--extra-vars", json.dumps({**given, "backup_jobs": [kg, notes]})])
+    finally:
+        host.check_output("rm %s", pin)
+    assert told.returncode == 0, told.stdout
+    first = runner_python(host)
+    assert first.startswith("/usr/local/lib/db-backup/environment-")
+    host.check_output("%s -c 'import lmdb, psycopg'", first)
+    installed = host.file(first.replace("/bin/python", "/requirements.txt")).content_string
+    assert "psycopg" in installed
+    assert "lmdb" not in installed, "the distribution has a package of it"
+    start(host, "db-backup@kg.service")
+
+    modern = {**kg, "name": "modern", "path": "/srv/modern", "restore": {}}
+    told = install_by_role(
+        ["--extra-vars", json.dumps({**given, "backup_libraries": ["lmdb==3.0.0"], "backup_jobs": [kg, modern]})]
+    )
+    assert told.returncode == 0, told.stdout
+    second = runner_python(host)
+    assert second != first
+    assert host.file(first).exists, "a run that was just starting may need it"
+    host.check_output("%s -c %s", second, MAKE_MODERN)
+    start(host, "db-backup@modern.service")
+    start(host, "db-backup-drill@modern.service")
+    test_services_are_sandboxed(host, "db-backup@modern.service")
+    host.check_output("rm -r /srv/modern && restore-modern --yes --latest")
+    host.check_output("%s -c %s", second, READ_MODERN)
+    host.check_output("rm -r /srv/modern %s/modern", REPOSITORY)
+
+
 def test_fifty_jobs_and_none(host: Host) -> None:
     """The last test: it removes the job."""
     known = backups(host)
@@ -279,6 +337,10 @@ def install(host: Host, jobs: list[dict[str, Any]]) -> dict[str, Any]:
     result = host.ansible("embedded.db_backup.backup_install", json.dumps({"jobs": jobs}), check=False)
     assert "version" in result, result
     return result
+
+
+def runner_python(host: Host) -> str:
+    return host.file("/usr/local/bin/dbbackup").content_string.splitlines()[0].removeprefix("#!")
 
 
 def inode(host: Host) -> int:

@@ -20,10 +20,11 @@ from ..engine.errors import BackupError, UsageError
 from ..engine.jobs import Job
 from ..engine.repository import documents
 from . import calendar, units
+from .environment import Libraries, choose
 from .files import Wanted, read
 from .layout import Layout
 from .manager import Manager
-from .runner import Runner, program
+from .runner import Runner
 
 _SCRIPT = """\
 #!/bin/sh
@@ -43,6 +44,7 @@ class Installed:
 
     changed: bool
     version: str
+    environment: Optional[str]
     files: List[str]
     removed: List[str]
     texts: List[Tuple[str, str, str]]
@@ -51,16 +53,23 @@ class Installed:
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
-        names = ("changed", "version", "files", "removed", "timers", "warnings")
+        names = ("changed", "version", "environment", "files", "removed", "timers", "warnings")
         return {name: getattr(self, name) for name in names}
 
 
 def install(
-    options: Sequence[Dict[str, Any]], layout: Layout, python: str, repository: Optional[str], predict: bool
+    options: Sequence[Dict[str, Any]],
+    layout: Layout,
+    python: str,
+    repository: Optional[str],
+    *,
+    libraries: Libraries,
+    predict: bool,
 ) -> Installed:
     """Install the jobs and remove those that were installed earlier and are not among them; never a backup.
 
-    Raises UsageError, before anything is changed, for a job that makes no sense; BackupError when systemd refuses.
+    Raises UsageError, before anything is changed, for a job that makes no sense; BackupError when libraries cannot be
+    installed, with the runner as it was, or when systemd refuses.
     """
     manager = Manager(layout.is_system)
     with_systemd = manager.is_here()
@@ -70,8 +79,9 @@ def install(
     for index, name in enumerate(names):
         if name in names[:index]:
             raise UsageError(f"job {name}: name: another job before it has the same name")
-    wanted = _wanted(layout, jobs, described, python, with_systemd)
-    work = _Work(layout, manager if with_systemd else None, Runner(layout, python), wanted, jobs)
+    runner = Runner(layout, python, choose(layout, python, libraries))
+    wanted = _wanted(layout, jobs, described, runner.program, with_systemd)
+    work = _Work(layout, manager if with_systemd else None, runner, wanted, jobs)
     return work.predict() if predict else work.do()
 
 
@@ -113,9 +123,9 @@ def _cron_times(event: Optional[str], told: Optional[str], name: str) -> Optiona
 
 
 def _wanted(
-    layout: Layout, jobs: Sequence[Job], described: Sequence[Dict[str, Any]], python: str, with_systemd: bool
+    layout: Layout, jobs: Sequence[Job], described: Sequence[Dict[str, Any]], command: str, with_systemd: bool
 ) -> List[Wanted]:
-    files = [Wanted(layout.command, program(layout, python), 0o755)]
+    files = [Wanted(layout.command, command, 0o755)]
     for job, options in zip(jobs, described):
         name = job.settings.name
         text = json.dumps(options, indent=2, sort_keys=True) + "\n"
@@ -260,6 +270,7 @@ class _Work:
         return Installed(
             changed=changed,
             version=self._runner.version,
+            environment=str(self._runner.environment.directory) if self._runner.environment else None,
             files=[str(one.path) for one in self._written],
             removed=[str(path) for path in self._stale],
             texts=texts or self._texts(),

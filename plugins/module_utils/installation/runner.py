@@ -17,13 +17,15 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from .. import engine
 from ..engine import cli
 from ..engine.commands import adoption, backups, evaluation, listing, loading, restoring, retention, trials
 from ..engine.errors import BackupError
 from ..engine.repository import locks
+from .environment import PREFIX, Environment
+from .files import read
 from .layout import Layout
 
 # The command loads these by their names, and Ansible sends only what is imported by a statement.
@@ -36,23 +38,16 @@ import fcntl
 import os
 import sys
 
-# This version stays whole while it runs, whatever is installed meanwhile.
+# What it runs from stays whole meanwhile, whatever is installed: this version, and a virtual environment if it has one.
 version = os.path.realpath({current!r})
-descriptor = os.open(version, os.O_RDONLY)
-fcntl.flock(descriptor, fcntl.LOCK_SH)
+for directory in [version] + {environments!r}:
+    fcntl.flock(os.open(directory, os.O_RDONLY), fcntl.LOCK_SH)
 sys.path.insert(0, version)
 
 from {module} import {function}
 
 raise SystemExit({function}())
 '''
-
-
-def program(layout: Layout, python: str) -> str:
-    """The text of the command dbbackup."""
-    # Imported here, it brings along all that it imports: Ansible sends no more of the engine than that.
-    module, function = cli.main.__module__[len(engine.__name__) :], cli.main.__name__
-    return _PROGRAM.format(python=python, current=str(layout.current), module=f"engine{module}", function=function)
 
 
 def package() -> Dict[str, bytes]:
@@ -69,23 +64,42 @@ def package() -> Dict[str, bytes]:
 
 
 class Runner:
-    """The version that this process has, and those that are on the host."""
+    """The version that this process has, in its environment if it needs one, and those that are on the host."""
 
-    def __init__(self, layout: Layout, python: str) -> None:
+    def __init__(self, layout: Layout, python: str, environment: Optional[Environment] = None) -> None:
         self._layout = layout
         self._python = python
+        self.environment = environment
+        self._earlier = _environments_of(layout)
         self._files = package()
         self.version = f"{engine.VERSION}-{_digest(self._files)[:12]}"
         self._directory = layout.library / self.version
 
+    @property
+    def program(self) -> str:
+        """The text of the command dbbackup."""
+        # Imported here, it brings along all that it imports: Ansible sends no more of the engine than that.
+        module, function = cli.main.__module__[len(engine.__name__) :], cli.main.__name__
+        return _PROGRAM.format(
+            python=self.environment.python if self.environment else self._python,
+            current=str(self._layout.current),
+            environments=[str(self.environment.directory)] if self.environment else [],
+            module=f"engine{module}",
+            function=function,
+        )
+
     def is_there(self) -> bool:
         """Whether it is installed, whole and the one that is started."""
+        if self.environment and not self.environment.is_there():
+            return False
         directory = self._directory / "engine"
         found = {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.py")}
         return found == self._files and os.path.realpath(self._layout.current) == str(self._directory)
 
     def install(self) -> None:
-        """Put it beside the others, and have the link lead to it. Raises OSError."""
+        """Put it beside the others, and have the link lead to it. Raises OSError, BackupError."""
+        if self.environment and not self.environment.is_there():
+            self.environment.install()
         made = Path(tempfile.mkdtemp(prefix=".new-", dir=str(self._layout.library)))
         try:
             for name, content in self._files.items():
@@ -110,10 +124,11 @@ class Runner:
         os.replace(link, self._layout.current)
 
     def remove_others(self) -> List[str]:
-        """Remove other versions that nobody runs; returns their names."""
+        """Remove other versions and environments that nobody runs; returns their names."""
+        kept = [self._directory, *self._earlier, *([self.environment.directory] if self.environment else [])]
         removed = []
         for path in sorted(self._layout.library.iterdir()):
-            if path.is_symlink() or not path.is_dir() or path.name in (self.version, "venv"):
+            if path.is_symlink() or not path.is_dir() or path in kept:
                 continue
             if locks.is_dead(path):
                 shutil.rmtree(path)
@@ -129,6 +144,12 @@ class Runner:
             raise BackupError(f"{self._python} cannot be started: {error.strerror}") from error
         if done.returncode:
             raise BackupError(f"{self._python} cannot run the engine: it takes Python 3.8 or newer")
+
+
+def _environments_of(layout: Layout) -> List[Path]:
+    """Those of the command as it is before anything changes: a run that is just starting does not hold its own yet."""
+    command = read(layout.command)
+    return [path for path in layout.library.glob(f"{PREFIX}*") if str(path) in command]
 
 
 def _digest(files: Dict[str, bytes]) -> str:
