@@ -54,19 +54,16 @@ class Tally:
         self._pending: Optional[_Pending] = None
 
     def add(self, member: Member) -> None:
-        """The next member. Of a further name nothing but the name is its own."""
+        """The next member."""
         self._end_content()
         self._counts[member.kind] += 1
         self._size += member.size
-        is_name = member.kind == members.HARD_LINK
-        mode, mtime = (0, 0) if is_name else (member.mode, member.mtime)
-        fields = _FIELDS.pack(member.kind, mode, mtime, member.size, len(member.path))
+        fields = _FIELDS.pack(member.kind, member.mode, member.mtime, member.size, len(member.path))
         self._digest.update(fields + member.path + _NUMBER.pack(len(member.target)) + member.target)
-        if not is_name:
-            self._owners.update(_OWNER.pack(member.uid, member.gid))
-            for name, value in sorted(member.attributes.items()):
-                self._attributes.update(_NUMBER.pack(len(name)) + name + _NUMBER.pack(len(value)) + value)
-            self._attributes.update(b"\0" * _NUMBER.size)
+        self._owners.update(_OWNER.pack(member.uid, member.gid))
+        for name, value in sorted(member.attributes.items()):
+            self._attributes.update(_NUMBER.pack(len(name)) + name + _NUMBER.pack(len(value)) + value)
+        self._attributes.update(_NUMBER.pack(0))
 
     def add_content(self, offset: int, data: Bytes) -> None:
         """Some bytes of the member that was added last; those that lie between are zero.

@@ -96,7 +96,12 @@ class FilesSource(Source):
         self._options = options
         self._path = Path(options.path)
         self.places = [self._path]
+        self.container = address
         self.halts_application = options.method in (FREEZE, COLD) or options.freeze_timeout is not None
+
+    def obstacle(self) -> Optional[str]:
+        """An application that does not run is none: its files are still already."""
+        return None
 
     def inspect(self) -> Inspection:
         with _in_one_line():
