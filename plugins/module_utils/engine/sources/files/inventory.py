@@ -23,8 +23,14 @@ from .members import Member, Segment
 _BLOCK = 512
 _MOST_NAMES = 1 << 20
 _MOST_TOLD = 100
-# They are made anew wherever a file is, by the rules of the host.
-_OF_THE_HOST = ("security.selinux", "security.evm", "security.ima")
+# They are made anew wherever a file is, by the rules of the host; the last are how XFS shows access lists to root.
+_OF_THE_HOST = (
+    "security.selinux",
+    "security.evm",
+    "security.ima",
+    "trusted.SGI_ACL_FILE",
+    "trusted.SGI_ACL_DEFAULT",
+)
 _ROOM = 64
 _SMALLEST_HOLE = 4096
 
