@@ -23,7 +23,6 @@ from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
     Ansible,
     Command,
-    as_ordinary_user,
     eventually,
     give_away,
     make_reachable,
@@ -36,16 +35,23 @@ from ansible_collections.embedded.db_backup.tests.volumes import volume
 # index, and never more than one record ahead; the same with index and head.
 WRITER = """
 import os, sys, time
-place, pause = sys.argv[1], float(sys.argv[2])
+place, pause, is_durable = sys.argv[1], float(sys.argv[2]), "durable" in sys.argv
 log = open(os.path.join(place, "log"), "ab", buffering=0)
 index = open(os.path.join(place, "index"), "ab", buffering=0)
 number = 0
 while True:
     number += 1
     log.write(b"%012d " % number + b"x" * 499 + b"\\n")
+    if is_durable:
+        os.fsync(log.fileno())
     index.write(b"%07d\\n" % number)
+    if is_durable:
+        os.fsync(index.fileno())
     with open(os.path.join(place, "head.new"), "w") as head:
         head.write(str(number))
+        if is_durable:
+            head.flush()
+            os.fsync(head.fileno())
     os.rename(os.path.join(place, "head.new"), os.path.join(place, "head"))
     time.sleep(pause)
 """
@@ -176,10 +182,20 @@ class TestEverything:
     def test_frozen(self, dbbackup: Command, tree: Path, tmp_path: Path) -> None:
         wanted = appearance(tree)
         dbbackup.job("tree", tree, type="files", method="freeze")
-        done = dbbackup.ok("run", "tree")
-        assert any("so none was stopped" in warning for warning in done["warnings"])
+        with in_use(tree / "plain"):
+            done = dbbackup.ok("run", "tree")
+        assert done["backup"]["source"]["paused_ms"] is not None
         dbbackup.ok("restore", "tree", "--dest", tmp_path / "restored")
         assert differences(appearance(tmp_path / "restored"), wanted) == []
+
+
+@contextmanager
+def in_use(file: Path) -> Iterator[None]:
+    """A process has it open."""
+    with process(["sh", "-c", 'exec sleep 600 < "$1"', "sh", str(file)]) as running:
+        seen = Path(f"/proc/{running.pid}/fd/0")
+        eventually(lambda: os.path.realpath(seen) == str(file), "it has it open")
+        yield
 
 
 def snapshot_of_names(top: Path) -> list[tuple[Any, ...]]:
@@ -210,13 +226,13 @@ class Judgement:
 
 
 @contextmanager
-def writer(place: Path, pause: float = 0.0) -> Iterator[Path]:
-    """An application that is at work."""
+def writer(place: Path, pause: float = 0.0, *options: str) -> Iterator[Path]:
+    """An application that is at work. With durable, everything is on the disk before the next is written."""
     place.mkdir()
     # Something to copy between the files that are written to, so that a copy takes a while.
     for number in range(20):
         (place / f"i-{number:02}").write_bytes(os.urandom(200_000))
-    with process([sys.executable, "-c", WRITER, str(place), str(pause)]):
+    with process([sys.executable, "-c", WRITER, str(place), str(pause), *options]):
         eventually((place / "head").exists, "the application works")
         yield place
 
@@ -262,8 +278,8 @@ class TestLive:
             goes_on(place)
 
     def test_snapshots(self, dbbackup: Command, tmp_path: Path) -> None:
-        """Too busy for reflinks of single files, so it is one of btrfs."""
-        with volume("btrfs", tmp_path) as point, writer(point / "state") as place:
+        """Too busy for reflinks of single files, so it is one of btrfs, which has what was made durable."""
+        with volume("btrfs", tmp_path) as point, writer(point / "state", 0, "durable") as place:
             dbbackup.job("state", place, type="files")
             for number in range(5):
                 acknowledged = (place / "index").stat().st_size // INDEX
@@ -365,7 +381,9 @@ class TestRuns:
             (small / "mounted/x").touch()
             for method in ("optimistic", "freeze"):
                 dbbackup.job("small", small, type="files", method=method)
-                assert any("mounted is on another" in warning for warning in dbbackup.ok("run", "small")["warnings"])
+                with in_use(small / "a"):
+                    warnings = dbbackup.ok("run", "small")["warnings"]
+                assert any("mounted is on another" in warning for warning in warnings)
                 dbbackup.ok("restore", "small", "--dest", tmp_path / method)
                 assert os.listdir(tmp_path / method / "mounted") == []
             told = dbbackup.fails(1, "restore", "small", "--dest", small / "mounted", "--force")
@@ -432,8 +450,9 @@ class TestRuns:
         tar = bytearray(stored.read_bytes())
         tar[tar.index(b"one")] ^= 1
         replace_stored(stored, bytes(tar))
+        told = dbbackup.fails(1, "restore", "small", "--dest", tmp_path / "restored")
+        assert "has not the content" in told
         assert "has not the content" in dbbackup.fails(1, "verify", "small")
-        assert "has not the content" in dbbackup.fails(1, "restore", "small", "--dest", tmp_path / "restored")
         assert sorted(os.listdir(tmp_path)) == ["jobs.d", "repository", "small"]
 
 
@@ -473,10 +492,21 @@ class TestRights:
         order = dbbackup.arguments("restore", "small", "--dest", tmp_path / "place/restored")[2:]
         ended = saboteur.run(order, user=65534)
         assert ended.code == 0, ended
-        assert "could not be given to their owners" in ended.stderr
+        assert "could not be given to their owners" in ended.stdout
         assert (tmp_path / "place/restored/a").stat().st_uid == 65534
         assert (tmp_path / "place/restored/inner/b").read_bytes() == (small / "inner/b").read_bytes()
         assert saboteur.run(dbbackup.arguments("drill", "small")[2:], user=65534).code == 0
+
+    def test_all_as_another_user(self, dbbackup: Command, tmp_path: Path, small: Path, saboteur: Saboteur) -> None:
+        """Who owns the data needs no root for it."""
+        dbbackup.job("small", small, type="files")
+        give_away(tmp_path)
+        wanted = appearance(small)
+        for command in (["run", "small"], ["drill", "small"], ["restore", "small", "--dest", tmp_path / "restored"]):
+            ended = saboteur.run(dbbackup.arguments(*command)[2:], user=65534)
+            assert (ended.code, ended.stderr) == (0, ""), ended
+            assert "warning" not in ended.stdout
+        assert appearance(tmp_path / "restored") == wanted
 
     def test_a_full_disk(self, dbbackup: Command, small: Path, tmp_path: Path) -> None:
         """At the repository and at the destination: one sentence, and nothing is left."""
@@ -559,17 +589,17 @@ def test_a_file_that_changes_while_it_is_read(dbbackup: Command, tmp_path: Path)
 def test_many_files_need_no_more_memory(dbbackup: Command, memory: Path) -> None:
     """Of a run with ten times as many files."""
     peaks = []
-    for count in (3_000, 30_000):
+    for count in (1_000, 10_000):
         source = memory / f"of-{count}"
         for number in range(count // 500):
             (source / str(number)).mkdir(parents=True)
             for name in range(500):
                 (source / str(number) / str(name)).write_bytes(b"x")
-        dbbackup.job("many", source, type="files", method="optimistic")
+        dbbackup.job("many", source, type="files", method="optimistic", compression="none")
         measured = ["/usr/bin/env", "python3", "-c", PEAK, *dbbackup.arguments("run", "many", "--force", "--quiet")]
         done = subprocess.run(measured, capture_output=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] < peaks[0] + 8 * 1024, peaks
+    assert peaks[1] < peaks[0] + 1024, peaks
 
 
 PEAK = """
@@ -587,23 +617,5 @@ def test_module(ansible: Ansible, small: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "repository").exists()
     done = ansible.module("files_backup", **job)
     assert done["backup"]["source"]["listing"]["links"] == 0
-    named = {"name": "small", "repository": job["repository"]}
-    assert ansible.module("backup_verify", **named)["opened"]
-    ansible.module("backup_restore", **named, dest=str(tmp_path / "restored"))
-    assert sorted(os.listdir(tmp_path / "restored")) == ["a", "inner"]
+    assert done["backup"]["backup"]["consistency"] == "crash"
     assert "is not a directory" in ansible.failure("files_backup", **{**job, "path": str(small / "a")})["msg"]
-
-
-def test_not_as_root(tmp_path: Path, small: Path, dbbackup: Command) -> None:
-    """Where this is root already, the whole of it without the rights of root."""
-    dbbackup.job("small", small, type="files")
-
-    def work() -> str:
-        made = dbbackup("run", "small")
-        restored = dbbackup("restore", "small", "--dest", tmp_path / "restored")
-        return f"{made.code} {restored.code} {restored.stderr}"
-
-    assert as_ordinary_user(work, tmp_path) == "0 0 "
-    assert {key: value[0] for key, value in appearance(tmp_path / "restored").items()} == {
-        key: value[0] for key, value in appearance(small).items()
-    }
