@@ -52,12 +52,14 @@ class Tally:
         self._owners = hashlib.sha256()
         self._attributes = hashlib.sha256()
         self._pending: Optional[_Pending] = None
+        self._length = 0
 
     def add(self, member: Member) -> None:
         """The next member."""
         self._end_content()
         self._counts[member.kind] += 1
         self._size += member.size
+        self._length = member.size
         fields = _FIELDS.pack(member.kind, member.mode, member.mtime, member.size, len(member.path))
         self._digest.update(fields + member.path + _NUMBER.pack(len(member.target)) + member.target)
         self._owners.update(_OWNER.pack(member.uid, member.gid))
@@ -76,10 +78,11 @@ class Tally:
             part = view[: _BLOCK - inside]
             if self._pending and self._pending.number != number:
                 self._flush()
-            if len(part) == _BLOCK:
+            length = min(_BLOCK, self._length - number * _BLOCK)
+            if len(part) == length:
                 self._add_block(number, part)
             else:
-                self._pending = self._pending or _Pending(number)
+                self._pending = self._pending or _Pending(number, length)
                 self._pending.block[inside : inside + len(part)] = part
             offset, view = offset + len(part), view[len(part) :]
 
@@ -107,7 +110,7 @@ class Tally:
             self._pending = None
 
     def _add_block(self, number: int, block: memoryview) -> None:
-        if block[0] == 0 and block.tobytes() == _ZEROS:
+        if block[0] == 0 and block.tobytes() == _ZEROS[: len(block)]:
             return
         self._digest.update(_NUMBER.pack(number))
         self._digest.update(block)
@@ -116,6 +119,6 @@ class Tally:
 class _Pending:
     """A block of which not all is there yet."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, length: int) -> None:
         self.number = number
-        self.block = bytearray(_BLOCK)
+        self.block = bytearray(length)
