@@ -25,7 +25,7 @@ def test_sound_ones_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("job", "name", "message"),
     [
-        ({**GOOD, "type": None}, "kg", "type None is not known; this version knows chroma, lmdb, nrepl, sqlite"),
+        ({**GOOD, "type": None}, "kg", "type None is not known; this version knows chroma, files, lmdb, nrepl, sqlite"),
         ({**GOOD, "type": "oracle"}, "kg", "type 'oracle' is not known"),
         ({"type": "lmdb", "path": "/srv/kg"}, "backup_jobs[1]", "name: is missing"),
         ({**GOOD, "name": "../x"}, "../x", "'../x' is not a job name"),

@@ -46,7 +46,7 @@ def test_everything() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"type": None}, "type None is not known; this version knows chroma, lmdb, nrepl, sqlite"),
+        ({"type": None}, "type None is not known; this version knows chroma, files, lmdb, nrepl, sqlite"),
         ({"type": "oracle"}, "type 'oracle' is not known"),
         ({"type": ["lmdb"]}, "type ['lmdb'] is not known"),
         ({"name": None}, "name: must be a text, is null"),

@@ -163,11 +163,18 @@ def _give(path: Path, status: os.stat_result) -> None:
 
 
 def _copy_attributes(found: Found, path: Path) -> None:
-    """Those of users, and access lists; others are of the host."""
+    """Those of users, and access lists, also where that means none in a directory that hands its own on.
+
+    Others are of the host.
+    """
     descriptor = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=found.directory)
     try:
         with contextlib.suppress(OSError):
-            for name in os.listxattr(descriptor):
+            names = os.listxattr(descriptor)
+            for name in os.listxattr(path):
+                if name.startswith("system.posix_acl_") and name not in names:
+                    os.removexattr(path, name)
+            for name in names:
                 if name.startswith(("user.", "system.posix_acl_")):
                     os.setxattr(path, name, os.getxattr(descriptor, name))
     finally:

@@ -238,7 +238,7 @@ def make(
         summary=_summary(staging, copy_started, stopped),
         check=check,
         annotation=annotation or {},
-        restore_by_hand=_by_hand(staging, below),
+        restore_by_hand=_by_hand(staging, below, job.source.untar),
     )
     return staging.publish(manifest), manifest, capture.warnings
 
@@ -293,16 +293,16 @@ def _placed(capture: Capture, below: Optional[Chain]) -> Kind:
     return dataclasses.replace(kind, prior=below.ids[-1], reference=below.ids)
 
 
-def _by_hand(staging: Staging, below: Optional[Chain]) -> List[str]:
+def _by_hand(staging: Staging, below: Optional[Chain], untar: str) -> List[str]:
     """The commands that restore without any of our software, for whoever reads the manifest at night."""
     commands: List[str] = []
     for link in below.links if below else []:
-        commands += _unpack_by_hand(link.backup.path, link.manifest.files, link.manifest.compression.type)
+        commands += _unpack_by_hand(link.backup.path, link.manifest.files, link.manifest.compression.type, untar)
     path = staging.path.parent / staging.id
-    return commands + _unpack_by_hand(path, staging.records, staging.compression.type)
+    return commands + _unpack_by_hand(path, staging.records, staging.compression.type, untar)
 
 
-def _unpack_by_hand(directory: Path, records: List[FileRecord], compression: str) -> List[str]:
+def _unpack_by_hand(directory: Path, records: List[FileRecord], compression: str, untar: str) -> List[str]:
     commands = [f"cd {shlex.quote(str(directory))}", "sha256sum -c SHA256SUMS"]
     decompress = {"zstd": "zstd -d -c", "gzip": "gzip -d -c", "none": "cat"}[compression]
     parents = {os.path.dirname(record.path) for record in records} - {""}
@@ -310,7 +310,7 @@ def _unpack_by_hand(directory: Path, records: List[FileRecord], compression: str
     for record in records:
         stored, path = shlex.quote(record.repo_path), shlex.quote(record.path)
         if record.content == "tar":
-            commands.append(f"{decompress} {stored} | tar x -C DESTINATION")
+            commands.append(f"{decompress} {stored} | {untar} -C DESTINATION")
         else:
             commands.append(f"{decompress} {stored} > DESTINATION/{path}")
     return commands

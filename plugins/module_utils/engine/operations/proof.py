@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from typing import Dict, Iterator, List, Optional, Type
 
@@ -15,7 +14,6 @@ from ..errors import BackupError, CorruptError
 from ..repository.manifest import FileRecord, Origin
 from ..repository.published import PublishedBackup
 from ..repository.staging import WorkingDirectory
-from ..sources import tree
 from ..sources.base import Source, Tools, Tree
 from ..stream.stages import Reader, SparseFileWriter, Stage
 from ..stream.transfer import Stored, load
@@ -42,7 +40,7 @@ def prove(
     for record in records:
         target: Optional[Stage] = None
         if record.content == "tar" and not (scratch and trees[record.path].is_data):
-            target = Reader(functools.partial(tree.check, included=trees[record.path].included))
+            target = Reader(trees[record.path].check)
         elif scratch:
             unpacked[record.path] = scratch.path / record.path
             target = SparseFileWriter(scratch.create(record.path), durable=False)
@@ -60,9 +58,7 @@ def checked_trees(records: List[FileRecord], source: Type[Source], origin: Origi
     """
     sizes = {record.path: record.size for record in records if record.content == "tar"}
     trees = source.trees(origin)
-    if set(sizes) != set(trees) or any(
-        sum(entry.size for entry in brought.included) > sizes[path] for path, brought in trees.items()
-    ):
+    if set(sizes) != set(trees) or any(brought.least_size > sizes[path] for path, brought in trees.items()):
         raise CorruptError("the manifest is not valid: its files are not those that its source includes")
     return trees
 

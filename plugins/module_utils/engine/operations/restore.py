@@ -22,7 +22,6 @@ from ..repository import locks
 from ..repository.manifest import UNKNOWN, FileRecord, Manifest
 from ..repository.repository import JobDirectory
 from ..repository.state import Exchange
-from ..sources import tree
 from ..sources.base import Restoration, Source, Tree
 from ..sources.registry import source_of
 from ..standstill import Standstill, StillRunningError
@@ -183,6 +182,9 @@ class _Restore:
             raise RestoreError(f"{occupied} is not empty; with force it is replaced, and what is there is kept aside")
         for target in [*self.plan.files.values(), *self.plan.trees]:
             _refuse_links(self.plan.root, target)
+            place = self.plan.root / target
+            if os.path.ismount(place):
+                raise RestoreError(f"{place} is a mount point, which cannot be exchanged; restore elsewhere with dest")
         if self.application:
             self.application.refuse()
         else:
@@ -191,9 +193,10 @@ class _Restore:
     def run(self, directory: JobDirectory) -> List[Path]:
         """Unpack, prove and swap; returns what was put aside."""
         try:
-            with Swap(self.plan.root) as swap:
-                root = swap.open_directory(self.plan.root, self._ownership(self.manifest.files[0]).of_directory())
-                with locks.locked(root, str(self.plan.root)):
+            place = self.plan.place
+            with Swap(place) as swap:
+                directory_of_all = swap.open_directory(place, self._ownership(self.manifest.files[0]).of_directory())
+                with locks.locked(directory_of_all, str(place)):
                     with corruption_in(f"backup {self.manifest.id} of job {self.manifest.job}"):
                         staged = self._stage(swap)
                     if self.application:
@@ -251,13 +254,15 @@ class _Restore:
         return target.with_name(staged.name)
 
     def _stage_tree(self, swap: Swap, record: FileRecord) -> None:
-        included, targets = self.trees[record.path].included, {}
-        for path in [entry.path for entry in included]:
+        brought, targets = self.trees[record.path], {}
+        for path in brought.paths:
             swap.open_directory((self.plan.root / path).parent, self._ownership(record).of_directory())
             targets[path] = swap.stage(self.plan.root / path)
-        self._load(
-            record, Reader(lambda archive: tree.unpack(archive, included, targets, self.asked.uid, self.asked.gid))
-        )
+
+        def unpack(archive: BinaryIO) -> None:
+            self.warnings.extend(brought.unpack(archive, targets, self.asked.uid, self.asked.gid))
+
+        self._load(record, Reader(unpack))
 
     def _load(self, record: FileRecord, target: Stage) -> None:
         self.choice.load(record.path, target, self.progress)
@@ -266,9 +271,10 @@ class _Restore:
         if record.content == "file":
             return present.is_in_place(self.plan.root, self.plan.files[record.path], record)
         answers = []
+        any_owner = self.asked.uid is not None or self.asked.gid is not None
 
         def compare(archive: BinaryIO) -> None:
-            answers.append(tree.is_unpacked(archive, self.trees[record.path].included, self.plan.root))
+            answers.append(self.trees[record.path].is_unpacked(archive, self.plan.root, any_owner))
 
         self._load(record, Reader(compare))
         return answers == [True]
@@ -292,7 +298,7 @@ class _Restore:
         root = self.plan.root
         if root == Path(os.path.realpath(self.destination)) and is_directory(root) and holds_anything(root):
             return root
-        names = [*self.plan.files.values(), *self.plan.trees]
+        names = [*self.plan.files.values(), *(path for path in self.plan.trees if root / path != root)]
         return next((root / name for name in names if os.path.lexists(root / name)), None)
 
     @property

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import ClassVar, Dict, List, Optional, Sequence, Tuple
+from typing import BinaryIO, ClassVar, Dict, List, Optional, Sequence, Tuple
 
 from ..containers import readiness
 from ..containers.container import Address
@@ -18,6 +18,7 @@ from ..errors import CorruptError, SourceError
 from ..processes import DEFAULT_TIMEOUT
 from ..repository.manifest import Kind, Manifest, Named, Origin
 from ..repository.staging import Staging
+from . import tree
 from .tree import Included
 
 
@@ -55,6 +56,33 @@ class Tree:
     included: List[Included]
     is_data: bool = False
 
+    @property
+    def paths(self) -> List[str]:
+        """What it brings, as Restoration has it as trees."""
+        return [entry.path for entry in self.included]
+
+    @property
+    def least_size(self) -> int:
+        """How many bytes such a tar has at least."""
+        return sum(entry.size for entry in self.included)
+
+    def check(self, archive: BinaryIO) -> None:
+        """Read a tar to its end. Raises CorruptError when it does not bring just this."""
+        tree.check(archive, self.included)
+
+    def unpack(self, archive: BinaryIO, targets: Dict[str, Path], uid: Optional[int], gid: Optional[int]) -> List[str]:
+        """Check a tar and unpack each of the paths to its target, which must not exist; returns warnings.
+
+        All belongs to uid and gid, or to whom it belonged where these are None and this user may give it away.
+        Raises CorruptError, BackupError.
+        """
+        tree.unpack(archive, self.included, targets, uid, gid)
+        return []
+
+    def is_unpacked(self, archive: BinaryIO, root: Path, any_owner: bool) -> bool:  # noqa: ARG002 - content counts
+        """Whether what is below root is what the tar brings, and nothing else. Raises CorruptError."""
+        return tree.is_unpacked(archive, self.included, root)
+
 
 @dataclasses.dataclass(frozen=True)
 class Restoration:
@@ -63,7 +91,8 @@ class Restoration:
     files has the target of each record of content file, by record path; trees are the paths that a tar brings;
     stale are files of the database beside its data that must not survive a restore, as lock files, displaced those that
     are kept aside, as they may hold data; map_sizes has, by name, how many bytes an application must be ready to map.
-    whole tells that the root belongs to the database alone: everything else in it is kept aside too.
+    whole tells that the root belongs to the database alone: everything else in it is kept aside too. A tree of the path
+    "." is the root itself, which is exchanged as a whole.
     """
 
     root: Path
@@ -73,6 +102,11 @@ class Restoration:
     map_sizes: Dict[str, int]
     displaced: List[str] = dataclasses.field(default_factory=list)
     whole: bool = False
+
+    @property
+    def place(self) -> Path:
+        """The directory in which things are exchanged."""
+        return self.root.parent if "." in self.trees else self.root
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +136,8 @@ class Source(abc.ABC):
     """A database at a place (inspect, capture), and what is known of its copies anywhere (the static methods)."""
 
     type: ClassVar[str]
+    # The command that unpacks its tars by hand.
+    untar: ClassVar[str] = "tar x"
     # What a server of it answers with status 200 when it is well; empty for what is no server.
     heartbeat_paths: ClassVar[Tuple[str, ...]] = ()
     # The container the database is in, if any.

@@ -24,6 +24,12 @@ def _chroma() -> _JobType:
     return ChromaSource, ChromaOptions
 
 
+def _files() -> _JobType:
+    from .files.source import FilesOptions, FilesSource  # noqa: PLC0415 - loaded when needed
+
+    return FilesSource, FilesOptions
+
+
 def _lmdb() -> _JobType:
     from .lmdb.source import LmdbOptions, LmdbSource  # noqa: PLC0415 - loaded when needed
 
@@ -43,7 +49,13 @@ def _sqlite() -> _JobType:
     return SqliteSource, SqliteOptions
 
 
-_JOB_TYPES: Dict[str, Callable[[], _JobType]] = {"chroma": _chroma, "lmdb": _lmdb, "nrepl": _nrepl, "sqlite": _sqlite}
+_JOB_TYPES: Dict[str, Callable[[], _JobType]] = {
+    "chroma": _chroma,
+    "files": _files,
+    "lmdb": _lmdb,
+    "nrepl": _nrepl,
+    "sqlite": _sqlite,
+}
 _ADOPTED = "file"
 
 

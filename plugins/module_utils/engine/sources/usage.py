@@ -10,11 +10,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
 from pathlib import Path
-from typing import Iterable, List, Optional, Set, Tuple
+from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 from ..errors import RestoreError
+from ..paths import is_directory
 
 # struct flock of 64-bit Linux: type, whence, start, length, process
 _FLOCK = struct.Struct("hhqqi4x")
@@ -57,6 +59,27 @@ def refuse_open(paths: Iterable[Path]) -> List[str]:
             continue
         for file in found & set(wanted):
             raise RestoreError(f"{wanted[file]} is open in process {process}; stop the application before restoring")
+    return [f"{hidden} processes of other users could not be looked at for open files"] if hidden else []
+
+
+def refuse_open_below(root: Path) -> List[str]:
+    """The same for all that is below a directory, however much that is."""
+    if not is_directory(root):
+        return []
+    known: Dict[Tuple[int, int], str] = {}
+    hidden = 0
+    for process in [name for name in os.listdir("/proc") if name.isdigit()]:
+        found = _open_in(process)
+        hidden += found is None
+        known.update(dict.fromkeys(found or (), process))
+    for directory, _names, files, descriptor in os.fwalk(root):
+        for name in files:
+            with contextlib.suppress(OSError):
+                status = os.lstat(name, dir_fd=descriptor)
+                identity = status.st_dev, status.st_ino
+                if identity in known and stat.S_ISREG(status.st_mode):
+                    told = f"{os.path.join(directory, name)} is open in process {known[identity]}"
+                    raise RestoreError(f"{told}; stop the application before restoring")
     return [f"{hidden} processes of other users could not be looked at for open files"] if hidden else []
 
 
