@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import halts, jobs
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture import worker as workers
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.base import Held
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.choice import Halting
@@ -25,10 +28,21 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.worker import Worker, working
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError, UsageError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.halts import Halt
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.running import Process
 from ansible_collections.embedded.db_backup.tests.containers import BYTES, Containers, engine
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
-from ansible_collections.embedded.db_backup.tests.tools import as_ordinary_user, bytes_of, eventually, process
+from ansible_collections.embedded.db_backup.tests.tools import (
+    NOBODY,
+    Command,
+    as_ordinary_user,
+    bytes_of,
+    eventually,
+    make_environment,
+    process,
+)
 
 HOLDER = "import sys; file = open(sys.argv[1], 'r+b'); print(flush=True); sys.stdin.read()"
 
@@ -271,6 +285,116 @@ class TestMirror:
                 self.bring(directory, small / "s", no_sign)
         finally:
             subprocess.run(["umount", str(small)], check=True)
+
+
+class TestKilledTogether:
+    """The run and its guard end at once, as when systemd kills the whole control group."""
+
+    @pytest.fixture
+    def job(self, dbbackup: Command, tmp_path: Path) -> Command:
+        make_environment(tmp_path / "kg")
+        dbbackup.job("kg", tmp_path / "kg", method="freeze", freeze_timeout=60)
+        return dbbackup
+
+    @staticmethod
+    def kill_in_the_pause(job: Command, monkeypatch: pytest.MonkeyPatch, stands_still: Callable[[], bool]) -> None:
+        def run() -> None:
+            os.setsid()
+            with in_the_pause(monkeypatch, lambda _worker: time.sleep(600)):
+                back_up(jobs.load(job.jobs, "kg"))
+
+        backup = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+        backup.start()
+        eventually(stands_still, "it stands still")
+        # The parent last: it could start another one.
+        family = [*children_of(backup.pid or 0), backup.pid or 0]
+        assert len(family) > 2, "there are a copier and a guard"
+        for number in family:
+            os.kill(number, signal.SIGSTOP)
+        for number in family:
+            os.kill(number, signal.SIGKILL)
+        backup.join()
+        assert stands_still()
+
+    def test_thaw(self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with holder(tmp_path / "kg/data.mdb") as found:
+            self.kill_in_the_pause(job, monkeypatch, lambda: found.is_stopped)
+            told = f"a killed run left process {found.number} frozen"
+            assert f"{told}; call dbbackup thaw kg" in job("status").stdout
+            assert told in job("check", "kg").stdout
+            assert job("list").stdout == "no backups\n"
+            with held_lock(job):
+                assert job.ok("thaw", "kg")["under_way"]
+            assert found.is_stopped
+            assert job.ok("thaw", "kg")["done"] == [
+                f"process {found.number} was left frozen by a killed run and goes on"
+            ]
+            assert not found.is_stopped
+        assert job.ok("thaw", "kg") == {"done": [], "failed": [], "under_way": False}
+        assert notes(job) == []
+
+    def test_the_next_run(self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with holder(tmp_path / "kg/data.mdb") as found:
+            self.kill_in_the_pause(job, monkeypatch, lambda: found.is_stopped)
+            told = job.ok("run", "kg")
+            assert f"process {found.number} was left frozen by a killed run and goes on" in told["warnings"]
+            assert not found.is_stopped
+        assert notes(job) == []
+
+    def test_what_others_wrote_is_not_acted_upon(self, job: Command, tmp_path: Path) -> None:
+        """A number that somebody else has now, another start of the host, notes of others, and what is no note."""
+        job.ok("run", "kg")
+        with holder(tmp_path / "kg/data.mdb") as found, halts.noted_in(job.repository / "kg"):
+            os.kill(found.number, signal.SIGSTOP)
+            eventually(lambda: found.is_stopped, "it is stopped")
+            good = halts.note_of(Halt.of([found]))
+            other = halts.note_of(Halt.of([found._replace(born=found.born - 1)]))
+            assert good
+            assert other
+            other.write()
+            path = job.repository / "kg/.halted-1"
+            whole = {"processes": {str(found.number): found.born}, "where": "another start"}
+            for content in (json.dumps(whole), "{}", "[]", "x", json.dumps({**whole, "processes": {"..": 1}})):
+                path.write_text(content)
+                job.ok("thaw", "kg")
+            good.write()
+            if os.geteuid() == 0:
+                written = next((job.repository / "kg").glob(f".halted-{os.getpid()}-*"))
+                os.chown(written, NOBODY, NOBODY)
+                job.ok("thaw", "kg")
+                os.chown(written, 0, 0)
+            assert found.is_stopped
+            job.ok("thaw", "kg")
+            assert not found.is_stopped
+
+    def test_without_room_for_the_note_nothing_is_halted(
+        self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_path: Path) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(halts, "create", full)
+        with (
+            holder(tmp_path / "kg/data.mdb") as found,
+            pytest.raises(SourceError, match="nothing was halted, as that could not be written down.*No space left"),
+            in_the_pause(monkeypatch, lambda _worker: pytest.fail("it was halted")),
+        ):
+            back_up(jobs.load(job.jobs, "kg"))
+        assert not found.is_stopped
+
+
+def children_of(number: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def notes(job: Command) -> list[str]:
+    return [path.name for path in (job.repository / "kg").glob(".halted*")]
+
+
+@contextmanager
+def held_lock(job: Command) -> Iterator[None]:
+    with JobDirectory(job.repository / "kg").lock():
+        yield
 
 
 class TestContainer:
