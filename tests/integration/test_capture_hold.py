@@ -376,7 +376,7 @@ class TestKilledTogether:
         monkeypatch.setattr(halts, "create", full)
         with (
             holder(tmp_path / "kg/data.mdb") as found,
-            pytest.raises(SourceError, match="nothing was halted, as that could not be written down.*No space left"),
+            pytest.raises(SourceError, match=r"nothing was halted, as that could not be written down.*No space left"),
             in_the_pause(monkeypatch, lambda _worker: pytest.fail("it was halted")),
         ):
             back_up(jobs.load(job.jobs, "kg"))

@@ -48,7 +48,7 @@ class Guard:
         self._note = note_of(halt) if halt else None
         self._pid = os.fork()
         if self._pid == 0:
-            _watch(prepare, undo, limit, life, ready, self._note)
+            _watch(prepare, undo, limit, life, ready, note=self._note)
         for descriptor in (ready, life):
             os.close(descriptor)
         try:
@@ -130,6 +130,7 @@ def _watch(
     limit: Optional[float],
     life: int,
     ready: int,
+    *,
     note: Optional[Note],
 ) -> NoReturn:
     status, parent = 1, os.getppid()

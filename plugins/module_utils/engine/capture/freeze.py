@@ -39,11 +39,13 @@ class Files:
 class Subject(abc.ABC):
     """What stands still."""
 
+    @abc.abstractmethod
     def refuse(self) -> None:
         """Raise SourceError when it cannot be stopped, as far as that is known before."""
 
+    @abc.abstractmethod
     def told(self, files: Files) -> None:
-        """Called before paused, for those that look for who has the files open."""
+        """What is to be held still, before it is paused."""
 
     @abc.abstractmethod
     def paused(self, limit: float) -> ContextManager[Pause]:
@@ -95,6 +97,9 @@ class ContainerSubject(Subject):
         with Daemon(self._address.docker_host) as daemon:
             daemon.find(self._address.name)
 
+    def told(self, files: Files) -> None:
+        """Its name is enough."""
+
     @contextlib.contextmanager
     def paused(self, limit: float) -> Iterator[Pause]:
         with Daemon(self._address.docker_host) as daemon:
@@ -121,6 +126,9 @@ class ServiceSubject(Subject):
             )
         refuse(service.name, found)
 
+    def told(self, files: Files) -> None:
+        """Its name is enough."""
+
     @contextlib.contextmanager
     def paused(self, limit: float) -> Iterator[Pause]:
         service = Service(self._name)
@@ -141,6 +149,9 @@ class OpenersSubject(Subject):
     def __init__(self) -> None:
         self._files = Files(Path("/"), [], 0)
         self._warnings: List[str] = []
+
+    def refuse(self) -> None:
+        """Nothing is known before the files are."""
 
     def told(self, files: Files) -> None:
         self._files = files
