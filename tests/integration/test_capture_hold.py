@@ -14,24 +14,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine import halts, jobs
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture import metadata
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture import worker as workers
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.base import Held
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.choice import Halting
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.cold import Cold
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.openers import openers
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.worker import Worker, working
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError, UsageError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.guard import Guard
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.halts import Halt
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.thaw import thaw
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.running import Process
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.standstill import Standstill
 from ansible_collections.embedded.db_backup.tests.containers import BYTES, Containers, engine
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
 from ansible_collections.embedded.db_backup.tests.tools import (
@@ -287,6 +292,136 @@ class TestMirror:
             subprocess.run(["umount", str(small)], check=True)
 
 
+# Its last words are written when it is told to end, after a while.
+APPLICATION = """
+import signal, sys, time
+def end(*_):
+    time.sleep(0.3)
+    open(sys.argv[1], "w").write("ended")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1], "w").write("runs")
+print(flush=True)
+while True:
+    signal.pause()
+"""
+
+
+class Program(Standstill):
+    """A real program, stopped and started as a service is."""
+
+    @property
+    def commands(self) -> tuple[list[str], list[str]]:
+        return [], []
+
+    def __init__(self, file: Path) -> None:
+        super().__init__("the program", was_running=True, health=[])
+        self._file = file
+        self.running: list[subprocess.Popen[bytes]] = []
+        self._order_start()
+
+    def refuse(self) -> None:
+        """It may always be stopped."""
+
+    def refuse_unseen(self, root: Path, staged: Sequence[Path]) -> None:
+        """It is on this host."""
+
+    def is_up(self) -> bool:
+        return self.running[-1].poll() is None
+
+    def _guard(self) -> Guard:
+        return Guard(lambda: None, lambda: True, halt=Halt(service="program.service", is_stopped=True))
+
+    def _order_stop(self) -> None:
+        self.running[-1].terminate()
+        self.running[-1].wait()
+
+    def _order_start(self) -> None:
+        if not self.running or not self.is_up():
+            arguments = [sys.executable, "-c", APPLICATION, str(self._file)]
+            self.running.append(subprocess.Popen(arguments, stdout=subprocess.PIPE))
+            stdout = self.running[-1].stdout
+            assert stdout
+            stdout.readline()
+            stdout.close()
+
+    def _check(self) -> None:
+        assert self.is_up()
+
+    def _may_run(self) -> bool:
+        return self.is_up()
+
+
+class TestCold:
+    @pytest.fixture
+    def program(self, directory: Path) -> Iterator[Program]:
+        made = Program(directory / "file")
+        yield made
+        for running in made.running:
+            running.kill()
+            running.wait()
+
+    def test_the_copy_is_made_after_the_end_and_before_the_start(
+        self, program: Program, directory: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "s").mkdir()
+        with Cold(lambda: program, 60).hold(directory, ["."], tmp_path / "s", no_sign) as held:
+            assert (held.root / "file").read_text() == "ended"
+            assert (directory / "file").read_text() == "runs"
+            assert held.paused_ms
+            assert held.paused_ms >= 300
+        assert program.is_up()
+        assert len(program.running) == 2
+
+    def test_a_copy_that_fails(
+        self, program: Program, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_worker: Worker) -> None:
+            assert not program.is_up()
+            assert [halt.service for halt in noted(tmp_path)] == ["program.service"]
+            raise SourceError("the disk is full")
+
+        (tmp_path / "s").mkdir()
+        with (
+            halts.noted_in(tmp_path),
+            in_the_pause(monkeypatch, fail),
+            pytest.raises(SourceError, match="the disk is full"),
+            Cold(lambda: program, 60).hold(directory, ["."], tmp_path / "s", no_sign),
+        ):
+            pytest.fail("it was held")
+        assert program.is_up()
+        assert noted(tmp_path) == []
+
+
+def noted(directory: Path) -> list[Halt]:
+    with halts.left_in(directory) as left:
+        return [note.halt for note in left]
+
+
+@pytest.mark.parametrize("when", ["while it is copied", "afterwards"])
+def test_one_that_writes_although_it_stands_still(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A second file is copied after the first one, which is written to then."""
+    honest = metadata.give
+    (directory / "later").write_bytes(b"later")
+    written = directory / ("later" if when == "while it is copied" else "file")
+    with holder(directory / "file") as found:
+
+        def give(descriptor: int, status: os.stat_result) -> None:
+            honest(descriptor, status)
+            if found.is_stopped and status.st_ino == (directory / "later").stat().st_ino:
+                written.write_bytes(b"somebody else")
+
+        monkeypatch.setattr(metadata, "give", give)
+        with (
+            pytest.raises(SourceError, match="was written to while the application stood still"),
+            frozen(directory, tmp_path / "s"),
+        ):
+            pytest.fail("it was held")
+        assert not found.is_stopped
+
+
 class TestKilledTogether:
     """The run and its guard end at once, as when systemd kills the whole control group."""
 
@@ -343,7 +478,7 @@ class TestKilledTogether:
 
     def test_what_others_wrote_is_not_acted_upon(self, job: Command, tmp_path: Path) -> None:
         """A number that somebody else has now, another start of the host, notes of others, and what is no note."""
-        job.ok("run", "kg")
+        JobDirectory(job.repository / "kg").create()
         with holder(tmp_path / "kg/data.mdb") as found, halts.noted_in(job.repository / "kg"):
             os.kill(found.number, signal.SIGSTOP)
             eventually(lambda: found.is_stopped, "it is stopped")
@@ -356,15 +491,15 @@ class TestKilledTogether:
             whole = {"processes": {str(found.number): found.born}, "where": "another start"}
             for content in (json.dumps(whole), "{}", "[]", "x", json.dumps({**whole, "processes": {"..": 1}})):
                 path.write_text(content)
-                job.ok("thaw", "kg")
+                thaw(jobs.load(job.jobs, "kg"))
             good.write()
             if os.geteuid() == 0:
                 written = next((job.repository / "kg").glob(f".halted-{os.getpid()}-*"))
                 os.chown(written, NOBODY, NOBODY)
-                job.ok("thaw", "kg")
+                thaw(jobs.load(job.jobs, "kg"))
                 os.chown(written, 0, 0)
             assert found.is_stopped
-            job.ok("thaw", "kg")
+            thaw(jobs.load(job.jobs, "kg"))
             assert not found.is_stopped
 
     def test_without_room_for_the_note_nothing_is_halted(
@@ -374,13 +509,13 @@ class TestKilledTogether:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(halts, "create", full)
-        with (
-            holder(tmp_path / "kg/data.mdb") as found,
-            pytest.raises(SourceError, match=r"nothing was halted, as that could not be written down.*No space left"),
-            in_the_pause(monkeypatch, lambda _worker: pytest.fail("it was halted")),
-        ):
-            back_up(jobs.load(job.jobs, "kg"))
-        assert not found.is_stopped
+        with holder(tmp_path / "kg/data.mdb") as found:
+            with (
+                pytest.raises(SourceError, match=r"nothing was halted, .* could not be written down.*No space left"),
+                in_the_pause(monkeypatch, lambda _worker: pytest.fail("it was halted")),
+            ):
+                back_up(jobs.load(job.jobs, "kg"))
+            assert not found.is_stopped
 
 
 def children_of(number: int) -> list[int]:

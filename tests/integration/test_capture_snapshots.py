@@ -207,6 +207,35 @@ def test_a_reflink_to_another_file_system_is_refused_in_a_sentence(place: Path, 
     assert "are not on one file system that can share blocks" in obstacle
     assert os.listdir(tmp_path) == []
     assert ReflinkWay(place / "repository/kg").obstacle(path) is None
+    with (
+        pytest.raises(SourceError, match="other/file cannot be cloned"),
+        ReflinkWay().hold(path, ["."], fresh(tmp_path / "scratch"), alive),
+    ):
+        pytest.fail("it was held")
+    assert os.listdir(tmp_path / "scratch") == []
+
+
+OBSTACLE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.btrfs import BtrfsWay
+print(BtrfsWay().obstacle(Path(sys.argv[2])))
+"""
+
+
+def test_a_sandbox_without_the_right_to_mount_is_told_of(btrfs: Path) -> None:
+    assert BtrfsWay().obstacle(btrfs) is None
+    told = subprocess.run(
+        [
+            *("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"),
+            *(sys.executable, "-c", OBSTACLE, str(CHECKOUT / ".ansible/collections"), str(btrfs)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "the sandbox of this service keeps it from mounting a snapshot" in told
 
 
 def test_a_full_file_system_ends_in_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
