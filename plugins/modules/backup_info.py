@@ -147,7 +147,8 @@ jobs:
           sample: true
         status:
           description: V(ok), V(new) before the first run, V(late), V(failed), V(interrupted), V(drill failed),
-            V(damaged) when the newest backup is, or V(faulty) when the file of the job is.
+            V(damaged) when the newest backup is, V(halted) when a killed run left its application frozen or stopped,
+            or V(faulty) when the file of the job is.
           type: str
           sample: ok
         reason:

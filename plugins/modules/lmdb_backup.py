@@ -42,8 +42,9 @@ options:
         ZFS. The paths of LVM and ZFS ran only against recorded commands so far. Snapshots, unlike reflinks, need rights
         to mount, which the service of a timer does not have.
       - With V(freeze), V(cold) and V(snapshot) all environments and O(include) are as of one point in time.
-      - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic), and V(freeze)
-        where that fails and O(freeze_timeout) is given.
+      - V(auto) chooses V(hot) where a library here can take part in the locking, else a reflink of each environment
+        where the repository is on the same XFS or btrfs, else V(optimistic), and V(freeze) where that fails and
+        O(freeze_timeout) is given.
     type: str
     choices: [auto, hot, optimistic, freeze, cold, snapshot]
     default: auto
@@ -222,6 +223,11 @@ backup:
           description: For how many milliseconds the application stood still; null when it did not.
           type: int
           sample: 140
+        snapshot:
+          description: Which way V(snapshot) as O(method) took, V(reflink), V(btrfs), V(lvm) or V(zfs); null for other
+            methods.
+          type: str
+          sample: reflink
         include:
           description: For each path of O(include) its C(path), its number of C(files) and C(directories), their
             C(size) in bytes,
@@ -259,7 +265,7 @@ backup:
                 C(kind) is V(txnid), the C(fingerprint) that of the meta page.
               type: dict
             method:
-              description: How it was copied, V(hot), V(optimistic), V(freeze), V(cold) or V(snapshot).
+              description: How it was copied, V(hot), V(optimistic), V(reflink), V(freeze), V(cold) or V(snapshot).
               type: str
               sample: hot
             reason:

@@ -4,31 +4,51 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import halts, jobs
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture import metadata, mirror
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture import worker as workers
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.base import Held
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.choice import Halting
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.cold import Cold
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.openers import openers
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.worker import Worker, working
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.containers.container import Address
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError, UsageError
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.guard import Guard
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.halts import Halt
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.thaw import thaw
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.running import Process
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.standstill import Standstill
 from ansible_collections.embedded.db_backup.tests.containers import BYTES, Containers, engine
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
-from ansible_collections.embedded.db_backup.tests.tools import as_ordinary_user, bytes_of, eventually, process
+from ansible_collections.embedded.db_backup.tests.tools import (
+    NOBODY,
+    Command,
+    as_ordinary_user,
+    bytes_of,
+    eventually,
+    make_environment,
+    process,
+)
 
 HOLDER = "import sys; file = open(sys.argv[1], 'r+b'); print(flush=True); sys.stdin.read()"
 
@@ -140,6 +160,28 @@ def test_a_backup_that_hangs_with_it(directory: Path, tmp_path: Path, monkeypatc
             pytest.fail("it was held")
 
 
+def test_one_that_takes_its_time_to_stop(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Process.send
+
+    def send(self: Process, number: int) -> None:
+        if number == signal.SIGSTOP:
+            threading.Timer(0.5, honest, (self, number)).start()
+        else:
+            honest(self, number)
+
+    def assert_stopped(_worker: Worker) -> None:
+        assert found.is_stopped
+
+    monkeypatch.setattr(Process, "send", send)
+    with (
+        holder(directory / "file") as found,
+        in_the_pause(monkeypatch, assert_stopped),
+        frozen(directory, tmp_path / "s") as held,
+    ):
+        assert held.paused_ms
+        assert not found.is_stopped
+
+
 def test_what_was_stopped_stays_so(directory: Path, tmp_path: Path) -> None:
     with holder(directory / "file") as found:
         os.kill(found.number, signal.SIGSTOP)
@@ -212,7 +254,8 @@ class TestMirror:
         (directory / "deep/er").mkdir(parents=True)
         (directory / "deep/gone").write_text("gone")
         (directory / "link").symlink_to("/etc/passwd")
-        (directory / "large").write_bytes(os.urandom(3 << 20))
+        for name in ("large", "changing"):
+            (directory / name).write_bytes(os.urandom(3 << 20))
         os.link(directory / "file", directory / "deep/same")
         os.mkfifo(directory / "pipe")
         with (directory / "sparse").open("wb") as file:
@@ -224,6 +267,9 @@ class TestMirror:
             (directory / "link").unlink()
             (directory / "link").mkdir()
             (directory / "large").rename(directory / "renamed")
+            with (directory / "changing").open("r+b") as file:
+                file.seek(1 << 20)
+                file.write(b"changed")
             with (directory / "renamed").open("r+b") as file:
                 file.seek(1 << 20)
                 file.write(b"changed")
@@ -271,6 +317,252 @@ class TestMirror:
                 self.bring(directory, small / "s", no_sign)
         finally:
             subprocess.run(["umount", str(small)], check=True)
+
+
+# Its last words are written when it is told to end, after a while.
+APPLICATION = """
+import signal, sys, time
+def end(*_):
+    time.sleep(0.3)
+    open(sys.argv[1], "w").write("ended")
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1], "w").write("runs")
+print(flush=True)
+while True:
+    signal.pause()
+"""
+
+
+class Program(Standstill):
+    """A real program, stopped and started as a service is."""
+
+    @property
+    def commands(self) -> tuple[list[str], list[str]]:
+        return [], []
+
+    def __init__(self, file: Path) -> None:
+        super().__init__("the program", was_running=True, health=[])
+        self._file = file
+        self.checks = 0
+        self.running: list[subprocess.Popen[bytes]] = []
+        self._order_start()
+
+    def refuse(self) -> None:
+        """It may always be stopped."""
+
+    def refuse_unseen(self, root: Path, staged: Sequence[Path]) -> None:
+        """It is on this host."""
+
+    def is_up(self) -> bool:
+        return self.running[-1].poll() is None
+
+    def _guard(self) -> Guard:
+        return Guard(lambda: None, lambda: True, halt=Halt(service="program.service", is_stopped=True))
+
+    def _order_stop(self) -> None:
+        self.running[-1].terminate()
+        self.running[-1].wait()
+
+    def _order_start(self) -> None:
+        if not self.running or not self.is_up():
+            arguments = [sys.executable, "-c", APPLICATION, str(self._file)]
+            self.running.append(subprocess.Popen(arguments, stdout=subprocess.PIPE))
+            stdout = self.running[-1].stdout
+            assert stdout
+            stdout.readline()
+            stdout.close()
+
+    def _check(self) -> None:
+        assert self.is_up()
+        self.checks += 1
+
+    def _may_run(self) -> bool:
+        return self.is_up()
+
+
+class TestCold:
+    @pytest.fixture
+    def program(self, directory: Path) -> Iterator[Program]:
+        made = Program(directory / "file")
+        yield made
+        for running in made.running:
+            running.kill()
+            running.wait()
+
+    def test_the_copy_is_made_after_the_end_and_before_the_start(
+        self, program: Program, directory: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "s").mkdir()
+        with Cold(lambda: program, 60).hold(directory, ["."], tmp_path / "s", no_sign) as held:
+            assert (held.root / "file").read_text() == "ended"
+            assert (directory / "file").read_text() == "runs"
+            assert held.paused_ms
+            assert held.paused_ms >= 300
+            assert program.checks == 1
+        assert program.is_up()
+        assert len(program.running) == 2
+
+    def test_a_copy_that_fails(
+        self, program: Program, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_worker: Worker) -> None:
+            assert not program.is_up()
+            assert [halt.service for halt in noted(tmp_path)] == ["program.service"]
+            raise SourceError("the disk is full")
+
+        (tmp_path / "s").mkdir()
+        with (
+            halts.noted_in(tmp_path),
+            in_the_pause(monkeypatch, fail),
+            pytest.raises(SourceError, match="the disk is full"),
+            Cold(lambda: program, 60).hold(directory, ["."], tmp_path / "s", no_sign),
+        ):
+            pytest.fail("it was held")
+        assert program.is_up()
+        assert noted(tmp_path) == []
+
+
+def noted(directory: Path) -> list[Halt]:
+    with halts.left_in(directory) as left:
+        return [note.halt for note in left]
+
+
+@pytest.mark.parametrize("when", ["while it is copied", "afterwards"])
+def test_one_that_writes_although_it_stands_still(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A second file is copied after the first one, which is written to then."""
+    honest = metadata.give
+    (directory / "later").write_bytes(b"later")
+    written = directory / ("later" if when == "while it is copied" else "file")
+    if when == "while it is copied":
+        # Else it would be seen at the end too, as it is open until then.
+        monkeypatch.setattr(mirror, "_MOST_KEPT", 0)
+    with holder(directory / "file") as found:
+
+        def give(descriptor: int, status: os.stat_result) -> None:
+            honest(descriptor, status)
+            if found.is_stopped and status.st_ino == (directory / "later").stat().st_ino:
+                written.write_bytes(b"somebody else")
+
+        monkeypatch.setattr(metadata, "give", give)
+        with (
+            pytest.raises(SourceError, match="was written to while the application stood still"),
+            frozen(directory, tmp_path / "s"),
+        ):
+            pytest.fail("it was held")
+        assert not found.is_stopped
+
+
+class TestKilledTogether:
+    """The run and its guard end at once, as when systemd kills the whole control group."""
+
+    @pytest.fixture
+    def job(self, dbbackup: Command, tmp_path: Path) -> Command:
+        make_environment(tmp_path / "kg")
+        dbbackup.job("kg", tmp_path / "kg", method="freeze", freeze_timeout=60)
+        return dbbackup
+
+    @staticmethod
+    def kill_in_the_pause(job: Command, monkeypatch: pytest.MonkeyPatch, stands_still: Callable[[], bool]) -> None:
+        def run() -> None:
+            os.setsid()
+            with in_the_pause(monkeypatch, lambda _worker: time.sleep(600)):
+                back_up(jobs.load(job.jobs, "kg"))
+
+        backup = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+        backup.start()
+        eventually(stands_still, "it stands still")
+        # The parent last: it could start another one.
+        family = [*children_of(backup.pid or 0), backup.pid or 0]
+        assert len(family) > 2, "there are a copier and a guard"
+        for number in family:
+            os.kill(number, signal.SIGSTOP)
+        for number in family:
+            os.kill(number, signal.SIGKILL)
+        backup.join()
+        assert stands_still()
+
+    def test_thaw(self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with holder(tmp_path / "kg/data.mdb") as found:
+            self.kill_in_the_pause(job, monkeypatch, lambda: found.is_stopped)
+            told = f"a killed run left process {found.number} frozen"
+            assert f"{told}; call dbbackup thaw kg" in job("status").stdout
+            assert told in job("check", "kg").stdout
+            assert job("list").stdout == "no backups\n"
+            with held_lock(job):
+                assert job.ok("thaw", "kg")["under_way"]
+            assert found.is_stopped
+            assert job.ok("thaw", "kg")["done"] == [
+                f"process {found.number} was left frozen by a killed run and goes on"
+            ]
+            assert not found.is_stopped
+        assert job.ok("thaw", "kg") == {"done": [], "failed": [], "under_way": False}
+        assert notes(job) == []
+
+    def test_the_next_run(self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with holder(tmp_path / "kg/data.mdb") as found:
+            self.kill_in_the_pause(job, monkeypatch, lambda: found.is_stopped)
+            told = job.ok("run", "kg")
+            assert f"process {found.number} was left frozen by a killed run and goes on" in told["warnings"]
+            assert not found.is_stopped
+        assert notes(job) == []
+
+    def test_what_others_wrote_is_not_acted_upon(self, job: Command, tmp_path: Path) -> None:
+        """A number that somebody else has now, another start of the host, notes of others, and what is no note."""
+        JobDirectory(job.repository / "kg").create()
+        with holder(tmp_path / "kg/data.mdb") as found, halts.noted_in(job.repository / "kg"):
+            os.kill(found.number, signal.SIGSTOP)
+            eventually(lambda: found.is_stopped, "it is stopped")
+            good = halts.note_of(Halt.of([found]))
+            other = halts.note_of(Halt.of([found._replace(born=found.born - 1)]))
+            assert good
+            assert other
+            other.write()
+            path = job.repository / "kg/.halted-1"
+            whole = {"processes": {str(found.number): found.born}, "where": "another start"}
+            for content in (json.dumps(whole), "{}", "[]", "x", json.dumps({**whole, "processes": {"..": 1}})):
+                path.write_text(content)
+                thaw(jobs.load(job.jobs, "kg"))
+            good.write()
+            if os.geteuid() == 0:
+                written = next((job.repository / "kg").glob(f".halted-{os.getpid()}-*"))
+                os.chown(written, NOBODY, NOBODY)
+                thaw(jobs.load(job.jobs, "kg"))
+                os.chown(written, 0, 0)
+            assert found.is_stopped
+            thaw(jobs.load(job.jobs, "kg"))
+            assert not found.is_stopped
+
+    def test_without_room_for_the_note_nothing_is_halted(
+        self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_path: Path) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(halts, "create", full)
+        with holder(tmp_path / "kg/data.mdb") as found:
+            with (
+                pytest.raises(SourceError, match=r"nothing was halted, .* could not be written down.*No space left"),
+                in_the_pause(monkeypatch, lambda _worker: pytest.fail("it was halted")),
+            ):
+                back_up(jobs.load(job.jobs, "kg"))
+            assert not found.is_stopped
+
+
+def children_of(number: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def notes(job: Command) -> list[str]:
+    return [path.name for path in (job.repository / "kg").glob(".halted*")]
+
+
+@contextmanager
+def held_lock(job: Command) -> Iterator[None]:
+    with JobDirectory(job.repository / "kg").lock():
+        yield
 
 
 class TestContainer:

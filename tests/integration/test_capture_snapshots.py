@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.base import Way
@@ -155,6 +157,23 @@ def test_files_that_keep_changing_are_refused_or_taken_by_a_snapshot(btrfs: Path
     assert nothing_is_left(btrfs)
 
 
+def test_a_reflink_of_a_file_that_grows_ends_where_it_did(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = fresh(place / "growing")
+    (path / "log").write_bytes(b"x" * 5000)
+    honest = fcntl.ioctl
+
+    def ioctl(*arguments: Any) -> Any:
+        value = honest(*arguments)
+        with (path / "log").open("ab") as file:
+            file.write(b"later")
+        return value
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    with ReflinkWay().hold(path, ["log"], fresh(place / "scratch"), alive) as held:
+        assert (held.root / "log").read_bytes() == b"x" * 5000
+    assert (path / "log").read_bytes() == b"x" * 5000 + b"later"
+
+
 def test_a_reflink_keeps_what_belongs_to_files(place: Path) -> None:
     path = fresh(place / "rich")
     (path / "file").write_bytes(b"content")
@@ -175,7 +194,7 @@ def test_a_reflink_keeps_what_belongs_to_files(place: Path) -> None:
         assert os.getxattr(held.root / "file", "user.colour") == b"\xffblue"
         assert (held.root / "second").stat().st_ino == status.st_ino
         assert os.readlink(held.root / "link") == "/nowhere"
-        assert held.warnings == [f"{path}/pipe is a socket, pipe or device and was left out"]
+        assert held.warnings == [f"{path}/pipe is neither a file nor a directory and was left out"]
         assert not (held.root / "pipe").exists()
     assert os.listdir(place / "scratch") == []
 
@@ -188,6 +207,35 @@ def test_a_reflink_to_another_file_system_is_refused_in_a_sentence(place: Path, 
     assert "are not on one file system that can share blocks" in obstacle
     assert os.listdir(tmp_path) == []
     assert ReflinkWay(place / "repository/kg").obstacle(path) is None
+    with (
+        pytest.raises(SourceError, match="other/file cannot be cloned"),
+        ReflinkWay().hold(path, ["."], fresh(tmp_path / "scratch"), alive),
+    ):
+        pytest.fail("it was held")
+    assert os.listdir(tmp_path / "scratch") == []
+
+
+OBSTACLE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.capture.btrfs import BtrfsWay
+print(BtrfsWay().obstacle(Path(sys.argv[2])))
+"""
+
+
+def test_a_sandbox_without_the_right_to_mount_is_told_of(btrfs: Path) -> None:
+    assert BtrfsWay().obstacle(btrfs) is None
+    told = subprocess.run(
+        [
+            *("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"),
+            *(sys.executable, "-c", OBSTACLE, str(CHECKOUT / ".ansible/collections"), str(btrfs)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "the sandbox of this service keeps it from mounting a snapshot" in told
 
 
 def test_a_full_file_system_ends_in_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:

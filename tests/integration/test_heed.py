@@ -12,6 +12,11 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine import jobs
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.choice import NEWEST
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.request import Request
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import restore
 from ansible_collections.embedded.db_backup.tests.fixtures import heed_application as application
 from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import (
@@ -94,7 +99,8 @@ def test_every_backup_of_a_gentle_application_restores_consistent(
             manifest = dbbackup.ok("run", "memory")["backup"]
             dbbackup.ok("restore", "memory", "--dest", restored)
             application.judge(restored, acknowledged)
-            assert manifest["backup"]["method"] == "optimistic", f"backup {number}"
+            # Where the tests run on XFS or btrfs, auto takes a clone.
+            assert manifest["backup"]["method"] in ("optimistic", "reflink"), f"backup {number}"
             assert manifest["check"]["opened"] is True
             assert manifest["source"]["point_in_time"] == "each"
             assert [entry["path"] for entry in manifest["source"]["environments"]] == ORDER
@@ -124,12 +130,13 @@ def test_every_frozen_backup_of_a_busy_application_is_of_one_moment(
     dbbackup: Command, data: Path, tmp_path: Path
 ) -> None:
     dbbackup.job("memory", data, include=["media"], method="freeze", freeze_timeout=20)
+    job = jobs.load(dbbackup.jobs, "memory")
     # Without any pause the media become tens of thousands of files, and the test is about them.
     with application.Writer(data, tmp_path / "ledger", pause=10, sync=False) as writer:
         for number in range(20):
             acknowledged, restored = writer.acknowledged(), tmp_path / "restored"
-            manifest = dbbackup.ok("run", "memory")["backup"]
-            dbbackup.ok("restore", "memory", "--dest", restored)
+            manifest = back_up(job).backup
+            restore(job.directory, NEWEST, Request(destination=restored))
             application.judge(restored, acknowledged)
             assert manifest["backup"]["method"] == "freeze", f"backup {number}"
             assert manifest["source"]["point_in_time"] == "one"
@@ -148,6 +155,7 @@ def test_a_busy_application_is_frozen_where_that_is_allowed(dbbackup: Command, d
     told = [(entry["method"], entry["reason"]) for entry in manifest["source"]["environments"]]
     assert ("freeze", "and it commits without a pause") in [(method, reason[-30:]) for method, reason in told]
     assert manifest["backup"]["method"] in ("freeze", "optimistic")
+    assert 0 < manifest["source"]["paused_ms"] < 40_000
     dbbackup.ok("restore", "memory", "--dest", tmp_path / "restored")
     # Each is of its own moment, so that only what is inside of each can be judged.
     assert manifest["source"]["point_in_time"] == "each"
@@ -169,7 +177,34 @@ def test_a_snapshot_of_a_busy_application_on_xfs(dbbackup: Command, tmp_path: Pa
         near.ok("restore", "memory", "--dest", restored)
         application.judge(restored, acknowledged)
         assert manifest["backup"]["method"] == "snapshot"
+        assert manifest["source"]["snapshot"] == "reflink"
         assert manifest["source"]["point_in_time"] == "one"
+
+
+def test_auto_clones_the_files_of_a_busy_application_where_it_can(dbbackup: Command, tmp_path: Path) -> None:
+    with volume("xfs", tmp_path) as point:
+        data, restored = point / "data", tmp_path / "restored"
+        application.seed(data, 2)
+        near = dataclasses.replace(dbbackup, repository=point / "backups")
+        near.job("memory", data, verify=False)
+        job = jobs.load(near.jobs, "memory")
+        # Without a pause, in which a copy of the live file would never get to its end.
+        with application.Writer(data, tmp_path / "ledger", sync=False) as writer:
+            for number in range(20):
+                acknowledged = writer.acknowledged()
+                manifest = back_up(job).backup
+                told = [(entry["method"], entry["tries"]) for entry in manifest["source"]["environments"]]
+                assert told == [("reflink", 1), ("reflink", 1)], f"backup {number}"
+                restore(job.directory, NEWEST, Request(destination=restored))
+                (restored / "media").symlink_to(data / "media")
+                application.judge(restored, acknowledged)
+                shutil.rmtree(restored)
+            goes_on(writer)
+        assert manifest["backup"]["method"] == "reflink"
+        assert manifest["check"]["opened"] is True
+        assert manifest["source"]["paused_ms"] is None
+        assert "lock" in manifest["source"]["environments"][0]["reason"]
+        assert not list(near.repository.rglob(".scratch-*"))
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ class Recorded(Commands):
 @pytest.fixture
 def point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(volumes, "_may_mount", lambda: True)
     monkeypatch.setattr(volumes.MountPoint, "__init__", at(tmp_path / "run"))
     (tmp_path / "data/kg").mkdir(parents=True)
     return tmp_path / "data"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -147,6 +148,16 @@ class TestUnits:
         text = self.text(layout, "db-backup@kg.service", unit={"user": "nobody"})
         assert "User=nobody\nCapabilityBoundingSet=\n" in text
         assert "User=nobody\n" in self.text(layout, "db-backup-alert@kg.service", unit={"user": "nobody"})
+
+    def test_who_halts_an_application_has_it_go_on_in_the_end(self, layout: Layout) -> None:
+        thaw = f"ExecStopPost={layout.command} --jobs-directory {layout.jobs} --quiet thaw %i\n"
+        halting = {"method": "cold", "service": "kg"}
+        assert thaw in self.text(layout, "db-backup@kg.service", **halting)
+        assert thaw in self.text(layout, "db-backup@kg.service", freeze_timeout=5)
+        assert thaw in self.text(layout, "db-backup@kg.service", type="chroma", path=None, container="chroma")
+        assert thaw in self.text(dataclasses.replace(layout, is_system=False), "db-backup@kg.service", **halting)
+        assert "ExecStopPost" not in self.text(layout, "db-backup@kg.service")
+        assert "ExecStopPost" not in self.text(layout, "db-backup-drill@kg.service", **halting)
 
     def test_timers(self, layout: Layout) -> None:
         text = self.text(layout, "db-backup@kg.timer", schedule="Mon 02:30", unit={"random_delay": "1h"})

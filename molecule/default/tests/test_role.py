@@ -123,6 +123,28 @@ def test_a_service_is_stopped_for_a_copy_and_goes_on(host: Host) -> None:
         host.check_output("rm -rf /srv/held /srv/held-jobs /srv/held-copy")
 
 
+def test_a_service_that_was_stopped_for_a_copy_goes_on_when_the_run_is_killed_with_its_guard(host: Host) -> None:
+    job = {"type": "lmdb", "path": "/srv/kg", "method": "cold", "service": "kg", "repository": "/srv/held"}
+    dbbackup = "/usr/local/bin/dbbackup --jobs-directory /srv/held-jobs"
+    host.check_output("mkdir -p /srv/held-jobs && printf %%s %s > /srv/held-jobs/held.json", json.dumps(job))
+    # The service takes its time to end, so that the run is killed while it does.
+    wait = "[Service]\nExecStopPost=+/bin/sh -c 'while test -e /run/wait; do sleep 0.1; done'\n"
+    host.check_output(f"mkdir -p {UNITS}/kg.service.d && printf %%s %s > {UNITS}/kg.service.d/wait.conf", wait)
+    host.check_output("systemctl daemon-reload && touch /run/wait")
+    thaw = f"ExecStopPost={dbbackup} thaw held"
+    try:
+        host.check_output(f"systemd-run --quiet --unit held --property %s {dbbackup} run held", thaw)
+        eventually(lambda: host.run("systemctl is-active kg").stdout.strip() == "deactivating", "it is stopped")
+        host.check_output("systemctl kill --signal KILL held")
+        host.check_output("rm /run/wait")
+        eventually(lambda: host.service("kg").is_running, "it is started again")
+        eventually(lambda: host.run("systemctl is-active held").rc != 0, "the unit has ended")
+        assert "halted" not in host.check_output("ls -A /srv/held/held")
+    finally:
+        host.run("rm -rf /run/wait %s/kg.service.d /srv/held /srv/held-jobs", UNITS)
+        host.check_output("systemctl daemon-reload && systemctl start kg && { systemctl reset-failed held || true; }")
+
+
 def test_units_are_sound(host: Host) -> None:
     verified = host.run("systemd-analyze verify db-backup@kg.service db-backup@kg.timer db-backup-drill@kg.timer")
     assert "db-backup" not in verified.stderr, verified.stderr

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _dry_run(run)
     alert = add_for_job("alert", "backups.alert", "call the programs of on_failure")
     alert.add_argument("--drill", action="store_true", help="for a drill that failed, not a run")
+    add_for_job("thaw", "backups.thaw", "let an application go on that a killed run has left frozen or stopped")
     add_for_jobs("list", "listing.list_backups", "list backups")
     add_for_jobs("status", "listing.status", "tell how jobs fared")
     verify = add_for_job("verify", "trials.verify", "read a backup and open it")

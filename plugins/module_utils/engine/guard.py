@@ -14,6 +14,7 @@ import time
 from typing import Callable, NoReturn, Optional
 
 from .errors import BackupError, SourceError
+from .halts import Halt, Note, note_of
 
 _GUARD, _LEAVE, _RELEASE = b"g", b"l", b"r"
 _READY = b"+"
@@ -29,19 +30,30 @@ class Guard:
 
     undo runs in a process of its own session, again and again until it returns True. It is called in the moment of the
     death, when an order that was given last may not have had its effect yet. prepare is called there first.
+
+    halt is what is to be undone. It is noted until that is done, or is released, as the guard may be killed too.
     """
 
-    def __init__(self, prepare: Callable[[], None], undo: Callable[[], bool], limit: Optional[float] = None) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[], None],
+        undo: Callable[[], bool],
+        limit: Optional[float] = None,
+        *,
+        halt: Optional[Halt] = None,
+    ) -> None:
         answer, ready = os.pipe()
         life, writing = os.pipe()
         self._life: Optional[int] = writing
+        self._note = note_of(halt) if halt else None
         self._pid = os.fork()
         if self._pid == 0:
-            _watch(prepare, undo, limit, life, ready)
+            _watch(prepare, undo, limit, life, ready, note=self._note)
         for descriptor in (ready, life):
             os.close(descriptor)
         try:
             self._wait_for(answer)
+            self._write_note()
         except BaseException:
             self.release()
             raise
@@ -61,6 +73,8 @@ class Guard:
         """Nothing is left to undo."""
         if self._life is None:
             return
+        if self._note:
+            self._note.remove()
         self._tell(_RELEASE)
         self.__exit__()
         deadline = time.monotonic() + _END_SECONDS
@@ -74,6 +88,15 @@ class Guard:
     def leave_as_it_is(self, leave: bool) -> None:
         """While it is left, a death changes nothing: for steps in which undoing would do harm."""
         self._tell(_LEAVE if leave else _GUARD)
+
+    def _write_note(self) -> None:
+        try:
+            if self._note:
+                self._note.write()
+        except OSError as error:
+            raise SourceError(
+                f"nothing was halted, as that could not be written down beside the backups: {error.strerror}"
+            ) from error
 
     def _tell(self, message: bytes) -> None:
         # Somebody may have killed the guard; whoever uses it undoes all by itself in any case but its own death.
@@ -90,20 +113,38 @@ class Guard:
             )
 
 
+def undo_by_all_means(undo: Callable[[], bool], seconds: float = _TRY_FOR) -> bool:
+    """Call it again and again until it returns True, for so long; whether it did."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BackupError):
+            if undo():
+                return True
+        time.sleep(_PAUSE)
+    return False
+
+
 def _watch(
-    prepare: Callable[[], None], undo: Callable[[], bool], limit: Optional[float], life: int, ready: int
+    prepare: Callable[[], None],
+    undo: Callable[[], bool],
+    limit: Optional[float],
+    life: int,
+    ready: int,
+    *,
+    note: Optional[Note],
 ) -> NoReturn:
-    status = 1
+    status, parent = 1, os.getppid()
     try:
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
-        _close_others(life, ready)
+        _close_others(life, ready, *([note.directory] if note else []))
         with contextlib.suppress(BrokenPipeError):
             _prepare(prepare, ready)
             os.close(ready)
-            if _is_to_undo(life, limit):
-                _undo(undo)
+            # A parent that lives may halt it only now, after the limit, and removes the note itself.
+            if _is_to_undo(life, limit) and undo_by_all_means(undo) and note and os.getppid() != parent:
+                note.remove()
             status = 0
     finally:
         os._exit(status)
@@ -132,15 +173,6 @@ def _is_to_undo(life: int, limit: Optional[float]) -> bool:
         if message == _RELEASE:
             return False
         last = message
-
-
-def _undo(undo: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _TRY_FOR
-    while time.monotonic() < deadline:
-        with contextlib.suppress(BackupError):
-            if undo():
-                return
-        time.sleep(_PAUSE)
 
 
 def _close_others(*wanted: int) -> None:

@@ -17,6 +17,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from .containers import heartbeat
 from .errors import RestoreError, SourceError, UsageError, in_one_line
 from .guard import Guard
+from .halts import Halt
 from .running import all_processes
 from .standstill import Standstill, stays
 
@@ -118,7 +119,7 @@ class ServiceStandstill(Standstill):
         """It is on this host and sees what is there."""
 
     def _guard(self) -> Guard:
-        return Guard(lambda: None, _Starter(self._service).undo)
+        return Guard(lambda: None, Starter(self._service).undo, halt=Halt(service=self.name, is_stopped=True))
 
     def _order_stop(self) -> None:
         self._service.systemctl("stop", self.name)
@@ -155,7 +156,7 @@ class ServiceStandstill(Standstill):
         return f"; its last words: {words}" if words else ""
 
 
-class _Starter:
+class Starter:
     """What the guarding process does: starts the service unless it runs, also when it is still about to stop."""
 
     def __init__(self, service: Service) -> None:

@@ -68,6 +68,8 @@ _HALTING = (
     ("ProtectProc", "default"),
     ("TimeoutStopSec", "5min"),
 )
+# Whoever kills all processes of a run at once, as systemd does in the end, kills its guard too.
+_THAW = "thaw %i"
 # The server of a drill is a program of its own kind.
 _SERVER = (("MemoryDenyWriteExecute", "no"),)
 
@@ -133,6 +135,8 @@ def _of_service(layout: Layout, name: str, job: Job) -> List[Section]:
         ("MemoryMax", unit.memory_max),
         ("TimeoutStartSec", unit.time_limit),
     ]
+    if (job.source.halts_application or job.source.container) and name == BACKUP:
+        service.append(("ExecStopPost", _call(layout, _THAW)))
     if not layout.is_system:
         return [("Unit", order), ("Service", service)]
     if unit.user:
@@ -155,8 +159,11 @@ def _of_service(layout: Layout, name: str, job: Job) -> List[Section]:
 
 
 def _service(layout: Layout, command: str) -> Sequence[Tuple[str, str]]:
-    told = f"{quoted(layout.command)} --jobs-directory {quoted(layout.jobs)} --quiet {command}"
-    return [("Type", "oneshot"), ("ExecStart", told), ("UMask", "0077")]
+    return [("Type", "oneshot"), ("ExecStart", _call(layout, command)), ("UMask", "0077")]
+
+
+def _call(layout: Layout, command: str) -> str:
+    return f"{quoted(layout.command)} --jobs-directory {quoted(layout.jobs)} --quiet {command}"
 
 
 def _writable(place: Path) -> Path:

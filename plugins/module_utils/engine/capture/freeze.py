@@ -8,33 +8,47 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import time
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, Iterator, List, Optional, Sequence
+from typing import Callable, ContextManager, Iterator, List, Optional, Sequence
 
 from ..containers.container import Address
 from ..containers.daemon import Daemon
 from ..containers.pause import paused
 from ..errors import BackupError, SourceError
-from ..guard import Guard
-from ..pause import Pause, guarded_pause
+from ..pause import Pause
 from ..running import Process
 from ..services import Service
 from .base import Held, Way
-from .openers import files_below, openers
+from .freezer import frozen, has_freezer, is_frozen
+from .openers import Openers, files_below, openers
 from .stopping import refuse, stopped
-from .worker import Worker, working
+from .worker import working
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What is held still: paths below a directory, and the number of the process that copies them."""
+
+    directory: Path
+    paths: Sequence[str]
+    copier: int
 
 
 class Subject(abc.ABC):
     """What stands still."""
 
     @abc.abstractmethod
-    def refuse(self, directory: Path) -> None:
+    def refuse(self) -> None:
         """Raise SourceError when it cannot be stopped, as far as that is known before."""
 
     @abc.abstractmethod
-    def paused(self, worker: Worker, directory: Path, paths: Sequence[str], limit: float) -> ContextManager[Pause]:
+    def told(self, files: Files) -> None:
+        """What is to be held still, before it is paused."""
+
+    @abc.abstractmethod
+    def paused(self, limit: float) -> ContextManager[Pause]:
         """Have it stand still for at most limit seconds."""
 
     def warnings(self) -> List[str]:
@@ -52,19 +66,20 @@ class Freeze(Way):
         self._limit = limit
         self._timeout = timeout
 
-    def obstacle(self, directory: Path) -> Optional[str]:
+    def obstacle(self, directory: Path) -> Optional[str]:  # noqa: ARG002 - the same for all
         try:
-            self._subject.refuse(directory)
+            self._subject.refuse()
         except BackupError as error:
             return str(error)
         return None
 
     @contextlib.contextmanager
     def hold(self, directory: Path, paths: Sequence[str], scratch: Path, alive: Callable[[], None]) -> Iterator[Held]:
-        self._subject.refuse(directory)
+        self._subject.refuse()
         with working(directory, paths, scratch, alive, timeout=self._timeout) as worker:
             worker.copy()
-            with self._subject.paused(worker, directory, paths, self._limit) as pause:
+            self._subject.told(Files(directory, paths, worker.pid))
+            with self._subject.paused(self._limit) as pause:
                 worker.refresh(pause.deadline)
                 while pause.others():
                     worker.refresh(pause.deadline)
@@ -78,18 +93,15 @@ class ContainerSubject(Subject):
     def __init__(self, address: Address) -> None:
         self._address = address
 
-    def refuse(self, directory: Path) -> None:  # noqa: ARG002 - the same for all of them
+    def refuse(self) -> None:
         with Daemon(self._address.docker_host) as daemon:
             daemon.find(self._address.name)
 
+    def told(self, files: Files) -> None:
+        """Its name is enough."""
+
     @contextlib.contextmanager
-    def paused(
-        self,
-        worker: Worker,  # noqa: ARG002 - the same
-        directory: Path,  # noqa: ARG002
-        paths: Sequence[str],  # noqa: ARG002
-        limit: float,
-    ) -> Iterator[Pause]:
+    def paused(self, limit: float) -> Iterator[Pause]:
         with Daemon(self._address.docker_host) as daemon:
             found = daemon.find(self._address.name)
             if not found.is_running:
@@ -105,29 +117,26 @@ class ServiceSubject(Subject):
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def refuse(self, directory: Path) -> None:  # noqa: ARG002 - the same
+    def refuse(self) -> None:
         service = Service(self._name)
         found = _processes_of(service)
-        if service.is_up and not found and not _has_freezer(service.look()):
+        if service.is_up and not found and not has_freezer(service.look()):
             raise SourceError(
                 f"the processes of {service.name} cannot be found; leave out service to freeze who has the files open"
             )
         refuse(service.name, found)
 
+    def told(self, files: Files) -> None:
+        """Its name is enough."""
+
     @contextlib.contextmanager
-    def paused(
-        self,
-        worker: Worker,  # noqa: ARG002 - the same
-        directory: Path,  # noqa: ARG002
-        paths: Sequence[str],  # noqa: ARG002
-        limit: float,
-    ) -> Iterator[Pause]:
+    def paused(self, limit: float) -> Iterator[Pause]:
         service = Service(self._name)
         state = service.look()
-        if not service.is_up or state["FreezerState"] == "frozen":
+        if not service.is_up or is_frozen(state):
             yield Pause(time.monotonic() + limit)
-        elif _has_freezer(state):
-            with _frozen(service, limit) as pause:
+        elif has_freezer(state):
+            with frozen(service, limit) as pause:
                 yield pause
         else:
             with stopped(service.name, lambda: _processes_of(service), limit) as pause:
@@ -138,70 +147,37 @@ class OpenersSubject(Subject):
     """Every process that has one of the files open or mapped."""
 
     def __init__(self) -> None:
+        self._files = Files(Path("/"), [], 0)
         self._warnings: List[str] = []
 
-    def refuse(self, directory: Path) -> None:
-        """Nothing is known before the paths are."""
+    def refuse(self) -> None:
+        """Nothing is known before the files are."""
+
+    def told(self, files: Files) -> None:
+        self._files = files
 
     @contextlib.contextmanager
-    def paused(self, worker: Worker, directory: Path, paths: Sequence[str], limit: float) -> Iterator[Pause]:
-        def find() -> List[Process]:
-            return openers(files_below(directory, paths), {worker.pid}).found
-
-        found = openers(files_below(directory, paths), {worker.pid})
-        self._warn(directory, len(found.found), found.hidden)
-        with stopped(f"the application of {directory}", find, limit) as pause:
+    def paused(self, limit: float) -> Iterator[Pause]:
+        self._warn(self._look())
+        with stopped(f"the application of {self._files.directory}", lambda: self._look().found, limit) as pause:
             yield pause
 
     def warnings(self) -> List[str]:
         return self._warnings
 
-    def _warn(self, directory: Path, found: int, hidden: int) -> None:
-        if not found and hidden:
+    def _look(self) -> Openers:
+        return openers(files_below(self._files.directory, self._files.paths), {self._files.copier})
+
+    def _warn(self, seen: Openers) -> None:
+        directory, hidden = self._files.directory, seen.hidden
+        if not seen.found and hidden:
             raise SourceError(
                 f"no process that can be seen has the files of {directory} open, and {hidden} others cannot be "
                 "looked at; run it as root, or name the service or container"
             )
-        self._warnings = [] if found else [f"no process had the files of {directory} open, so none was stopped"]
+        self._warnings = [] if seen.found else [f"no process had the files of {directory} open, so none was stopped"]
         if hidden:
             self._warnings.append(f"{hidden} processes could not be looked at for open files")
-
-
-@contextlib.contextmanager
-def _frozen(service: Service, limit: float) -> Iterator[Pause]:
-    pause = Pause(time.monotonic() + limit)
-
-    def thaw() -> bool:
-        service.systemctl("thaw", service.name)
-        return True
-
-    with guarded_pause(
-        service.name,
-        pause,
-        lambda seconds: Guard(lambda: None, thaw, seconds),
-        lambda: _freeze(service),
-        lambda: _thaw(service),
-    ):
-        yield pause
-
-
-def _has_freezer(state: Dict[str, str]) -> bool:
-    # Systemd 252 says CanFreeze also where the host has version 1 of control groups, and then cannot.
-    freezer = Path("/sys/fs/cgroup", state["ControlGroup"].lstrip("/"), "cgroup.freeze")
-    return state["CanFreeze"] == "yes" and freezer.exists()
-
-
-def _freeze(service: Service) -> None:
-    service.systemctl("freeze", service.name)
-
-
-def _thaw(service: Service) -> None:
-    try:
-        service.systemctl("thaw", service.name)
-    except SourceError:
-        # The guard may have done it, or the service may have ended.
-        if service.look()["FreezerState"] in ("frozen", "freezing"):
-            raise
 
 
 def _processes_of(service: Service) -> List[Process]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
@@ -24,11 +23,9 @@ from ..errors import SourceError
 from ..paths import anchored, open_relative
 from . import metadata
 from .blocks import Changes, WriteBack, copy_all
+from .clones import NoCloneError, clone
 from .mapped import mapped_for_writing
 
-# FICLONE of linux/fs.h: the copy shares the blocks of the file until one of the two is written to.
-_FICLONE = 0x40049409
-_NO_CLONES = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ESTALE)
 _DEEPEST = 200
@@ -258,16 +255,14 @@ class Mirror:
             raise self._written_to(path)
 
     def _clone(self, kept: _Kept, status: os.stat_result) -> bool:
-        if status.st_dev in self._cannot_clone:
+        # What is compared block by block has to keep its blocks.
+        if kept.changes or status.st_dev in self._cannot_clone:
             return False
         try:
-            fcntl.ioctl(kept.target, _FICLONE, kept.source)
-            os.ftruncate(kept.target, os.fstat(kept.source).st_size)
-        except OSError as error:
-            if error.errno in _NO_CLONES:
+            clone(kept.source, kept.target)
+        except NoCloneError as error:
+            if error.never:
                 self._cannot_clone.add(status.st_dev)
-            elif error.errno != errno.EINVAL:
-                raise
             return False
         return True
 

@@ -13,6 +13,7 @@ from typing import Callable, Iterator, List, Sequence, Set
 
 from ..errors import SourceError
 from ..guard import Guard
+from ..halts import Halt
 from ..pause import Pause, guarded_pause
 from ..running import Process, ourselves
 
@@ -108,14 +109,15 @@ class _Group:
                 time.sleep(_LOOK_AGAIN)
 
 
+def let_go_on(processes: Sequence[Process]) -> bool:
+    """Have all of them go on, whatever became of them; always True, as nothing more can be done."""
+    for process in processes:
+        # A process that changed its user cannot be helped any more.
+        with contextlib.suppress(PermissionError):
+            process.send(signal.SIGCONT)
+    return True
+
+
 def _guard(processes: Sequence[Process], limit: float) -> Guard:
     wanted = list(processes)
-
-    def undo() -> bool:
-        for process in wanted:
-            # A process that changed its user cannot be helped any more.
-            with contextlib.suppress(PermissionError):
-                process.send(signal.SIGCONT)
-        return True
-
-    return Guard(lambda: None, undo, limit)
+    return Guard(lambda: None, lambda: let_go_on(wanted), limit, halt=Halt.of(wanted))

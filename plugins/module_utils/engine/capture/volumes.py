@@ -24,6 +24,8 @@ from .mounts import Mount
 # Where the file systems of snapshots are mounted: not in a repository, from which a later run removes what is left.
 _PLACE = Path("/run/db-backup")
 _PREFIX = "db-backup-snapshot"
+# CAP_SYS_ADMIN of linux/capability.h.
+_SYS_ADMIN = 21
 _NAME = re.compile(_PREFIX + r"-([0-9]+)-([0-9]+)-([0-9]+)")
 
 
@@ -86,6 +88,11 @@ class SnapshotWay(Way):
             return reason
         if os.geteuid() != 0:
             return f"only root can make and remove snapshots of the file system of {directory}"
+        if not _may_mount():
+            return (
+                f"the sandbox of this service keeps it from mounting a snapshot of the file system of {directory}; "
+                "have the repository on the same XFS or btrfs, use freeze, or give it what docs/capture.md tells"
+            )
         missing = self._commands.missing(*self.programs)
         return f"{missing} is not installed, which a snapshot of {directory} needs" if missing else None
 
@@ -173,6 +180,13 @@ class MountPoint:
             self._commands.run("umount", "--", str(self.path))
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(self.path)
+
+
+def _may_mount() -> bool:
+    """Whether this process has the capability for that, which the service of a job does not have by itself."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(found and int(found[1], 16) >> _SYS_ADMIN & 1)
 
 
 def _is_removed(snapshot: Snapshot) -> bool:

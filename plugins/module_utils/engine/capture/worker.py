@@ -39,7 +39,11 @@ class Worker:
 
     def copy(self) -> None:
         """Copy all while the application runs, and what has changed meanwhile once more."""
-        self._order(_RUNNING)
+        self.copy_once()
+        self.copy_once()
+
+    def copy_once(self) -> None:
+        """Copy all once, as it is at that time; what comes and goes meanwhile may be missing."""
         self._order(_RUNNING)
 
     def refresh(self, deadline: Optional[float] = None) -> None:

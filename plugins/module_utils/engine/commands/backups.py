@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Commands that make backups: run, alert."""
+"""Commands that make backups, and what belongs to that: run, alert, thaw."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import argparse
 import dataclasses
 
 from .. import jobs
+from ..decoding import encode
 from ..operations import backup
 from ..operations import run as running
-from ..tables import size_in_words
+from ..operations import thaw as thawing
+from ..tables import printable, size_in_words
 from ..terminal import ProgressBar
 from .common import Told, warning_lines
 
@@ -32,6 +34,16 @@ def alert(options: argparse.Namespace) -> Told:
     job = jobs.load(options.jobs_directory, options.job, options.repository)
     called = running.alert(job, options.drill)
     return Told({"called": called}, f"{options.job}: {'told of its failure' if called else 'nobody is to be told'}")
+
+
+def thaw(options: argparse.Namespace) -> Told:
+    """Let an application go on that a killed run has left frozen or stopped."""
+    job = jobs.load(options.jobs_directory, options.job, options.repository)
+    thawed = thawing.thaw(job)
+    nothing = [] if thawed.done or thawed.failed or options.quiet else ["nothing was left halted"]
+    lines = ["a run is under way"] if thawed.under_way else [*thawed.done, *nothing]
+    failure = "; ".join(thawed.failed) or None
+    return Told(encode(thawed), "\n".join(f"{options.job}: {printable(line)}" for line in lines), failure)
 
 
 def _run_text(outcome: backup.Outcome, options: argparse.Namespace) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import ContextManager
+from typing import ContextManager, Optional
 
 from ..errors import SourceError
 from ..guard import Guard
+from ..halts import Halt
 from ..pause import Pause, guarded_pause
 from .container import Container
 from .daemon import Daemon, NoContainerError
@@ -29,19 +30,24 @@ def paused(daemon: Daemon, container: Container, limit: float) -> ContextManager
     pause = Pause(time.monotonic() + limit)
     if container.is_paused:
         return contextlib.nullcontext(pause)
-    watchdog = Watchdog(
-        daemon.docker_host,
+    watchdog = watchdog_of(daemon.docker_host, container)
+    return guarded_pause(
+        f"container {container.name}",
+        pause,
+        lambda seconds: Guard(watchdog.connect, watchdog.undo, seconds, halt=Halt(container=container.id)),
+        lambda: daemon.pause(container),
+        lambda: _unpause(daemon, container),
+    )
+
+
+def watchdog_of(docker_host: Optional[str], container: Container) -> Watchdog:
+    """What lets a paused container go on."""
+    return Watchdog(
+        docker_host,
         container,
         is_bad=lambda found: found.is_paused,
         help_it=Daemon.unpause,
         settle_seconds=_SETTLED_SECONDS,
-    )
-    return guarded_pause(
-        f"container {container.name}",
-        pause,
-        lambda seconds: Guard(watchdog.connect, watchdog.undo, seconds),
-        lambda: daemon.pause(container),
-        lambda: _unpause(daemon, container),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import RestoreError, SourceError
 from ..guard import Guard
+from ..halts import Halt
 from ..standstill import Standstill, stays
 from . import heartbeat
 from .container import Address, Container
@@ -51,14 +52,9 @@ class ContainerStandstill(Standstill):
         return ["docker", "stop", self.container.name], ["docker", "start", self.container.name]
 
     def _guard(self) -> Guard:
-        watchdog = Watchdog(
-            self._daemon.docker_host,
-            self.container,
-            is_bad=lambda found: not found.is_running,
-            help_it=Daemon.start,
-            settle_seconds=_STOP_SECONDS + _PAUSE,
-        )
-        return Guard(watchdog.connect, watchdog.undo)
+        watchdog = watchdog_of(self._daemon.docker_host, self.container)
+        halt = Halt(container=self.container.id, is_stopped=True)
+        return Guard(watchdog.connect, watchdog.undo, halt=halt)
 
     def _order_stop(self) -> None:
         self._daemon.stop(self.container, _STOP_SECONDS)
@@ -118,6 +114,17 @@ class ContainerStandstill(Standstill):
         except SourceError:
             return ""
         return f"; its last words: {words}" if words else ""
+
+
+def watchdog_of(docker_host: Optional[str], container: Container) -> Watchdog:
+    """What starts a container that was stopped, also one that is still about to stop."""
+    return Watchdog(
+        docker_host,
+        container,
+        is_bad=lambda found: not found.is_running,
+        help_it=Daemon.start,
+        settle_seconds=_STOP_SECONDS + _PAUSE,
+    )
 
 
 @contextlib.contextmanager

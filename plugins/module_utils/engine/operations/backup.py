@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from .. import VERSION, times
+from .. import VERSION, halts, times
 from ..errors import BackupError, sentence
 from ..interrupts import work_goes_on
 from ..jobs import Job
@@ -77,9 +77,10 @@ def back_up(job: Job, progress: Progress = silent, prepare: Callable[[], None] =
     Raises BackupError, also that of prepare; then nothing is published and nothing is left behind.
     """
     job.directory.create()
-    with job.directory.held() as directory, directory.lock():
-        # First of all, as they may be what fills the disk.
-        leftovers = directory.remove_leftovers()
+    with job.directory.held() as directory, directory.lock(), halts.noted_in(directory.place):
+        warnings = _helped(job, directory)
+        # Before anything is written, as they may be what fills the disk.
+        warnings += directory.remove_leftovers()
         attempt = Attempt(times.to_rfc3339(times.now()), "running")
         with directory.changed_state() as state:
             state.last_attempt = attempt
@@ -92,8 +93,19 @@ def back_up(job: Job, progress: Progress = silent, prepare: Callable[[], None] =
             with contextlib.suppress(OSError), directory.changed_state() as state:
                 state.last_attempt = attempt
             raise
-        outcome = dataclasses.replace(outcome, warnings=[*leftovers, *outcome.warnings])
+        outcome = dataclasses.replace(outcome, warnings=[*warnings, *outcome.warnings])
         return _stored(job, attempt, _pruned(job, directory, _concluded(directory, attempt, outcome)))
+
+
+def _helped(job: Job, directory: JobDirectory) -> List[str]:
+    """Let the application go on where a run that was killed with its guard has left it halted."""
+    with halts.left_in(directory.place) as notes:
+        if not notes:
+            return []
+    from .thaw import thaw_held  # noqa: PLC0415 - hardly any run needs its code
+
+    thawed = thaw_held(directory, job.source.container)
+    return [*thawed.done, *thawed.failed]
 
 
 def _run(job: Job, directory: JobDirectory, attempt: Attempt, progress: Progress) -> Outcome:

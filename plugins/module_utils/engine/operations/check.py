@@ -69,6 +69,7 @@ def check(job: Job, max_age_hours: Optional[float] = None) -> Checked:
     try:
         chain = job.directory.latest_good_chain()
         findings += _about_backups(job.directory, chain.manifest if chain else None, max_age_hours)
+        findings += [Finding("application", False, told) for told in job.directory.halted()]
         findings += [Finding("restore", False, told) for told in exchanges.killed(job.directory).values()]
         findings.append(_about_room(job, chain, inspection))
     except (BackupError, OSError) as error:

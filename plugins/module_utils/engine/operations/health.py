@@ -16,7 +16,7 @@ from .. import jobs, times
 from ..decoding import encode
 from ..errors import BackupError, NotFoundError
 from ..jobs import Job
-from ..repository.repository import Repository
+from ..repository.repository import JobDirectory, Repository
 from ..routine import Routine
 from .inform import JobInfo, inform
 
@@ -101,6 +101,10 @@ def judge(info: JobInfo, max_age_hours: Optional[float], installed: datetime.dat
 
 
 def _overview(info: JobInfo, routine: Optional[Routine], installed: datetime.datetime) -> Overview:
+    halted = JobDirectory(Path(info.path)).halted()
+    if halted:
+        told = f"{'; '.join(halted)}; call dbbackup thaw {info.name}"
+        return Overview(info, Health("halted", told), routine.schedule if routine else None)
     if not routine:
         return Overview(info, judge(info, None, installed))
     health = judge(info, routine.max_age_hours, installed)

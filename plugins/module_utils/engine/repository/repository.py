@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Collection, ContextManager, Iterator, List, Optional
 
-from .. import times
+from .. import halts, times
 from ..errors import BackupError, CorruptError, LockedError, NotFoundError, UsageError, naming, naming_behind
 from ..interrupts import held_back
 from ..paths import (
@@ -76,6 +76,10 @@ class JobDirectory:
     def is_locked(self) -> bool:
         """Whether a run of this job is under way."""
         return locks.is_held(self.place / _LOCK)
+
+    def halted(self) -> List[str]:
+        """What a killed run has left halted, in sentences."""
+        return [] if self.is_locked() else halts.told_of(self.place)
 
     def refuse_missing(self) -> None:
         """Raise NotFoundError when there is no such job."""
@@ -277,7 +281,8 @@ def _telling(leftover: Path, kept: List[str]) -> Iterator[None]:
 
 def _is_own(entry: os.DirEntry[str]) -> bool:
     is_work = entry.name.startswith(_WORKING_PREFIXES) and entry.is_dir(follow_symlinks=False)
-    return entry.name in _OWN_FILES or is_work or _is_backup(entry)
+    is_note = entry.name.startswith(halts.PREFIX)
+    return entry.name in _OWN_FILES or is_work or is_note or _is_backup(entry)
 
 
 def _is_backup(entry: os.DirEntry[str]) -> bool:

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
+from ...capture.base import Way
+from ...capture.reflink import ReflinkWay
 from ...errors import SourceError
 from ...processes import Child, Owner
 from ...repository.manifest import Position
@@ -68,6 +71,19 @@ class Look(NamedTuple):
         )
 
 
+class Copy(NamedTuple):
+    """What a manifest tells of a copy, what made it, and what having the file stand still for it brought with it."""
+
+    environment: Environment
+    by: str
+    paused_ms: Optional[int] = None
+    warnings: Sequence[str] = ()
+
+    def because(self, reason: str) -> Copy:
+        """The same with another reason for its method."""
+        return self._replace(environment=dataclasses.replace(self.environment, reason=reason))
+
+
 def look_at(location: Location, at_hand: Engines, method: str) -> Look:
     """What the files tell of an environment, and so in which way it is copied.
 
@@ -93,8 +109,8 @@ def look_at(location: Location, at_hand: Engines, method: str) -> Look:
     return Look(location, meta, version, None, obstacle, OPTIMISTIC if method == AUTO else method)
 
 
-def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeout: float) -> Tuple[Environment, str]:
-    """Copy it out of a read transaction; returns what the manifest tells, and what made the copy.
+def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeout: float) -> Copy:
+    """Copy it out of a read transaction.
 
     timeout is the longest silence of the child process, in seconds. Raises SourceError.
     """
@@ -121,14 +137,35 @@ def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeou
     position = _position(known, copied, look.meta, after, compact)
     databases = [Database(**entry) for entry in known.get("databases") or []]
     name = "{}, {}".format(engine, known["library"]) if "library" in known else str(engine)
-    return dataclasses.replace(look.environment(), position=position, databases=databases), name
+    return Copy(dataclasses.replace(look.environment(), position=position, databases=databases), name)
 
 
-def copy_unlocked(look: Look, staging: Staging, timeout: float) -> Environment:
+def can_be_cloned(look: Look, staging: Staging) -> bool:
+    """Whether the repository is where its file can be cloned to, in an instant."""
+    with contextlib.suppress(SourceError):
+        return not ReflinkWay(staging.path).obstacle(look.location.directory)
+    return False
+
+
+def copy_held(look: Look, way: Way, staging: Staging, timeout: float) -> Copy:
+    """Copy its file as it is while that is held in this way, alone. Raises SourceError."""
+    location = look.location
+    directory, name = location.directory, location.place.data
+    with staging.scratch() as scratch, way.hold(directory, [name], scratch.path, nothing) as held:
+        copy = copy_unlocked(look.held_in(held.root), staging, timeout)
+    environment = dataclasses.replace(copy.environment, method=way.name)
+    return Copy(environment, copy.by, held.paused_ms, held.warnings)
+
+
+def copy_unlocked(look: Look, staging: Staging, timeout: float) -> Copy:
     """Copy it as it lies there, tried again when the application was faster. Raises SourceError."""
     copied = optimistic.store(staging, look.location, timeout, is_held=look.is_held)
     position = Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
-    return dataclasses.replace(look.environment(), position=position, tries=copied.tries)
+    return Copy(dataclasses.replace(look.environment(), position=position, tries=copied.tries), UNLOCKED)
+
+
+def nothing() -> None:
+    """Nobody waits for a sign of life here."""
 
 
 def _lock_of(location: Location) -> Tuple[Optional[int], Optional[str]]:

@@ -49,7 +49,7 @@ class Details:
 
     point_in_time: whether all environments and included files are as of one point in time, or each as of its own, in
     the order in which they stand here, the included files last. paused_ms is for how many milliseconds the application
-    stood still for that, if it did.
+    stood still for that, if it did. snapshot is which of its ways the method snapshot took, as btrfs.
     """
 
     environments: List[Environment]
@@ -57,6 +57,7 @@ class Details:
     single_file: bool = False
     point_in_time: str = EACH
     paused_ms: Optional[int] = None
+    snapshot: Optional[str] = None
 
 
 def origin(path: Path, details: Details, size: int) -> Origin:

@@ -11,10 +11,10 @@ import dataclasses
 import itertools
 import os
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from ...capture.base import Way
 from ...capture.choice import COLD, FREEZE, Halting
+from ...capture.reflink import ReflinkWay
 from ...capture.snapshot import AnySnapshot
 from ...decoding import encode
 from ...errors import CorruptError, RestoreError, UsageError
@@ -27,7 +27,7 @@ from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
 from . import copying, engines, reading
 from .companions import companions_of, displaced_for
-from .copying import AUTO, HOT, OPTIMISTIC, UNLOCKED, Look
+from .copying import AUTO, HOT, OPTIMISTIC, Copy, Look
 from .details import EACH, ONE, Details, Environment, details_of, engine_of, origin, refuse_mismatch
 from .locations import Location, Locations, locate, lock_path, other_locks
 from .optimistic import OvertakenError
@@ -94,17 +94,23 @@ class LmdbSource(Source):
             with self._standing(locations, looks, include, staging) as held:
                 copies = [self._copy(look, staging) for look in held.looks]
                 included, warnings = self._copy_included(held.root, include, staging)
-        environments = [environment for environment, _name in copies]
-        details = dataclasses.replace(self._details(locations, environments, included), paused_ms=held.paused_ms)
+        environments = [copy.environment for copy in copies]
+        pauses = [pause for pause in (held.paused_ms, *(copy.paused_ms for copy in copies)) if pause is not None]
+        details = dataclasses.replace(
+            self._details(locations, environments, included),
+            paused_ms=sum(pauses) if pauses else None,
+            snapshot=held.snapshot,
+        )
         unlocked = any(look.obstacle for look in looks)
         kind = Kind(
             method=next((environment.method for environment in environments if environment.method != HOT), HOT),
             consistency="transaction",
-            online=self._options.method != COLD,
-            copied_by=", ".join(dict.fromkeys(name for _environment, name in copies)),
+            online=held.online,
+            copied_by=", ".join(dict.fromkeys(copy.by for copy in copies)),
         )
         size = sum(record.size for record in staging.records)
-        warnings = [*locations.warnings, *self._left_whole(looks), *held.warnings, *warnings]
+        found = itertools.chain(held.warnings, *(copy.warnings for copy in copies), warnings)
+        warnings = [*locations.warnings, *self._left_whole(looks), *dict.fromkeys(found)]
         told = origin(self._place(locations), details, size)
         return Capture(told, engine_of(environments), kind, warnings, needs_check=unlocked)
 
@@ -214,38 +220,31 @@ class LmdbSource(Source):
         """The environments where they can be copied: with freeze, cold and snapshot as all were at one time."""
         method = self._options.method
         if method not in _HELD:
-            yield _Standing(locations.root, looks, None, [])
+            yield _Standing(locations.root, looks)
             return
         root, paths = locations.root, [*(look.location.path for look in looks), *include]
-        with staging.scratch() as scratch, self._way(scratch.path).hold(root, paths, scratch.path, _nothing) as held:
-            moved = [look.held_in((held.root / look.location.path).parent) for look in looks]
-            yield _Standing(held.root, moved, held.paused_ms, held.warnings)
+        with staging.scratch() as scratch:
+            way = AnySnapshot(scratch.path) if method == AnySnapshot.name else self._halting.way(method)
+            with way.hold(root, paths, scratch.path, copying.nothing) as held:
+                moved = [look.held_in((held.root / look.location.path).parent) for look in looks]
+                taken = way.taken.name if isinstance(way, AnySnapshot) and way.taken else None
+                yield _Standing(held.root, moved, way.online, held.paused_ms, held.warnings, taken)
 
-    def _way(self, scratch: Path) -> Way:
-        method = self._options.method
-        return AnySnapshot(scratch) if method == AnySnapshot.name else self._halting.way(method)
-
-    def _copy(self, look: Look, staging: Staging) -> Tuple[Environment, str]:
-        """The copy, and what made it."""
+    def _copy(self, look: Look, staging: Staging) -> Copy:
         options = self._options
         if look.engine:
             return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
+        if options.method != AUTO:
+            return copying.copy_unlocked(look, staging, options.timeout)
+        if copying.can_be_cloned(look, staging):
+            return copying.copy_held(look, ReflinkWay(), staging, options.timeout)
         try:
-            environment = copying.copy_unlocked(look, staging, options.timeout)
+            return copying.copy_unlocked(look, staging, options.timeout)
         except OvertakenError:
-            if options.method != AUTO or options.freeze_timeout is None:
+            if options.freeze_timeout is None:
                 raise
-            environment = self._copy_frozen(look, staging)
-        return environment, UNLOCKED
-
-    def _copy_frozen(self, look: Look, staging: Staging) -> Environment:
-        """Where the application commits without a pause, and may be frozen."""
-        way, name = self._halting.way(FREEZE), look.location.place.data
-        with staging.scratch() as scratch, way.hold(look.location.directory, [name], scratch.path, _nothing) as held:
-            environment = copying.copy_unlocked(look.held_in(held.root), staging, self._options.timeout)
-        return dataclasses.replace(
-            environment, method=FREEZE, reason=f"{look.obstacle}, and it commits without a pause"
-        )
+        copy = copying.copy_held(look, self._halting.way(FREEZE), staging, options.timeout)
+        return copy.because(f"{look.obstacle}, and it commits without a pause")
 
     @staticmethod
     def _copy_included(root: Path, include: List[str], staging: Staging) -> Tuple[List[tree.Included], List[str]]:
@@ -256,16 +255,17 @@ class LmdbSource(Source):
 
 
 class _Standing(NamedTuple):
-    """Where environments and included files are copied from, and for how long that had the application stand still."""
+    """Where environments and included files are copied from, and what that meant for the application.
+
+    snapshot is the way that the method of this name took.
+    """
 
     root: Path
     looks: List[Look]
-    paused_ms: Optional[int]
-    warnings: List[str]
-
-
-def _nothing() -> None:
-    """Nobody waits for a sign of life here."""
+    online: bool = True
+    paused_ms: Optional[int] = None
+    warnings: Sequence[str] = ()
+    snapshot: Optional[str] = None
 
 
 def _same_state(now: Position, then: Position) -> bool:
