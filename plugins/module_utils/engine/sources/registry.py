@@ -25,7 +25,8 @@ def _chroma() -> _JobType:
 
 
 def _lmdb() -> _JobType:
-    from .lmdb.source import LmdbOptions, LmdbSource  # noqa: PLC0415 - loaded when needed
+    from .lmdb.options import LmdbOptions  # noqa: PLC0415 - loaded when needed
+    from .lmdb.source import LmdbSource  # noqa: PLC0415 - loaded when needed
 
     return LmdbSource, LmdbOptions
 
