@@ -108,14 +108,20 @@ def _by_its_application(look: Look, at_hand: Engines) -> Look:
 
 
 def unread(looks: Sequence[Look], at_hand: Engines) -> List[str]:
-    """Warnings of copies by an application that nothing here can open."""
-    if any(look.is_copied_unlocked for look in looks):
-        # Those are no backup before they were opened.
-        return []
+    """Warnings of copies by an application that nothing here can open.
+
+    Raises SourceError when there is another beside them that is no backup before it was opened.
+    """
+    closed = [look for look in looks if look.method == NREPL and at_hand.for_copy(look.meta.data_version) is None]
+    unlocked = [look.location.data for look in looks if look.is_copied_unlocked]
+    if closed and unlocked:
+        raise SourceError(
+            f"{unlocked[0]} is copied without a lock, so that all has to be opened, and for {closed[0].location.data} "
+            f"{closed[0].obstacle}; name one by the option library, or have a job for each"
+        )
     return [
         f"the copy of {look.location.data} was not opened, as {look.obstacle}; name one by the option library"
-        for look in looks
-        if look.method == NREPL and at_hand.for_copy(look.meta.data_version) is None
+        for look in closed
     ]
 
 

@@ -50,7 +50,7 @@ class LmdbSource(Source):
         self.halts_application = options.method in (FREEZE, COLD) or options.freeze_timeout is not None
 
     def obstacle(self) -> Optional[str]:
-        is_asked = self._owning is not None and (self._options.method == NREPL or self._options.library is None)
+        is_asked = self._options.method == NREPL or self._options.library is None
         return self._owning.obstacle() if self._owning and is_asked else None
 
     def inspect(self) -> Inspection:
@@ -71,6 +71,7 @@ class LmdbSource(Source):
         with engines.at_hand(self._options.library) as at_hand:
             # All are looked at before the first is copied.
             looks = self._looks(locations, at_hand)
+            unread = copying.unread(looks, at_hand)
             include = self._included(looks)
             with self._standing(locations, looks, include, staging) as held:
                 copies = [self._copy(look, staging) for look in held.looks]
@@ -84,7 +85,6 @@ class LmdbSource(Source):
             copied_by=", ".join(dict.fromkeys(name for _environment, name in copies)),
         )
         size = sum(record.size for record in staging.records)
-        unread = copying.unread(looks, at_hand)
         warnings = [*locations.warnings, *self._left_whole(looks), *held.warnings, *warnings, *unread]
         told = origin(self._place(locations), details, size)
         needs_check = any(look.is_copied_unlocked for look in looks)
