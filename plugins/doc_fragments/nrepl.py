@@ -30,6 +30,6 @@ options:
       - Only a server whose certificate that authority has signed is spoken to. The name of the host is not compared.
     type: path
 notes:
-  - On the target only Python itself is needed, and nothing on the side of the server but nREPL.
+  - For nREPL the target needs only Python itself, and the side of the server nothing but nREPL.
   - A session of its own is opened in the server and closed at the end, also when the run fails or is interrupted.
 """

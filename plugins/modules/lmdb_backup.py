@@ -17,7 +17,8 @@ description:
   - The copy is made in a child process that runs as the owner of the data, with a deadline. The source is never
     changed; C(lock.mdb) is neither copied nor created.
   - Environments of LMDB 0.9 and of heed (mdb.master) are backed up, those of LMDB 1.0 where py-lmdb 3 is installed, and
-    those of Datalevin (DLMDB) with its O(library). What Datalevin keeps beside C(data.mdb), as C(VERSION), is included.
+    those of Datalevin (DLMDB) with its O(library), or by the process that has them open, over its nREPL server. What
+    Datalevin keeps beside C(data.mdb), as C(VERSION), is included.
 options:
   path:
     description:
@@ -34,6 +35,9 @@ options:
       - V(optimistic) reads the file without any lock, accepts the copy only if no commit can have touched it, and else
         tries again, a few times. It is for applications whose lock file no library here understands, as those of heed,
         and fails while one commits without a pause. Its copies are always opened and read whole.
+      - V(nrepl) has Datalevin make the copy itself, in the process that has the database open and whose nREPL server is
+        told by O(port), O(socket) or O(port_file). Without a O(library) nothing here can open the copy, which the
+        manifest and a warning tell; its checksums are compared.
       - V(freeze) copies while the application runs, has it stand still for a moment to copy what has changed since, and
         lets it go on, at the latest after O(freeze_timeout), also when the backup is killed. Without O(service), what
         stands still are all processes that have the files open.
@@ -42,11 +46,11 @@ options:
         ZFS. The paths of LVM and ZFS ran only against recorded commands so far. Snapshots, unlike reflinks, need rights
         to mount, which the service of a timer does not have.
       - With V(freeze), V(cold) and V(snapshot) all environments and O(include) are as of one point in time.
-      - V(auto) chooses V(hot) where a library here can take part in the locking, else a reflink of each environment
-        where the repository is on the same XFS or btrfs, else V(optimistic), and V(freeze) where that fails and
-        O(freeze_timeout) is given.
+      - V(auto) chooses V(hot) where a library here can take part in the locking, V(nrepl) for Datalevin without a
+        O(library) where a server is told, else a reflink of each environment where the repository is on the same XFS or
+        btrfs, else V(optimistic), and V(freeze) where that fails and O(freeze_timeout) is given.
     type: str
-    choices: [auto, hot, optimistic, freeze, cold, snapshot]
+    choices: [auto, hot, optimistic, nrepl, freeze, cold, snapshot]
     default: auto
   compact:
     description:
@@ -76,15 +80,28 @@ options:
       - It is loaded in a child process that runs as the owner of the data, and is refused when others than root and the
         user who runs the backup could have written it.
     type: path
+  connection:
+    description:
+      - Fully qualified name of the var that holds the Datalog connection or the key-value database, as V(my.app/conn).
+      - Without it the open database is looked up by its O(path) in the process, which Datalevin 1.2 can do.
+    type: str
+  directory:
+    description:
+      - Where the process of O(port), O(socket) or O(port_file) puts its copy, which is gone at the end of the run. It
+        must be the same directory for the process and the backup, with room for the whole database, and not be in
+        O(path). Without it, the directory for temporary files.
+    type: path
   timeout:
     description:
       - Seconds without a sign of life after which the child process is ended and the backup fails.
       - A copy that is not O(compact) begins when the write transaction under way has ended; allow for the longest.
+      - With V(nrepl) as O(method), seconds for which the copy of the server may not grow.
     type: int
     default: 60
 requirements:
   - On the target the Python library C(lmdb), or the programs of C(lmdb-utils).
 extends_documentation_fragment:
+  - embedded.db_backup.nrepl
   - embedded.db_backup.backup
   - embedded.db_backup.repository
   - embedded.db_backup.retention
@@ -125,6 +142,13 @@ EXAMPLES = r"""
     name: facts
     path: /srv/facts
     library: /opt/app/app-standalone.jar
+
+- name: Back up Datalevin through the process that has it open, where its library is not at hand
+  embedded.db_backup.lmdb_backup:
+    name: facts
+    path: /srv/facts
+    port_file: /srv/app/.nrepl-port
+    directory: /srv/app/exchange
 
 - name: Back up a single file, only after changes
   embedded.db_backup.lmdb_backup:
@@ -265,11 +289,12 @@ backup:
                 C(kind) is V(txnid), the C(fingerprint) that of the meta page.
               type: dict
             method:
-              description: How it was copied, V(hot), V(optimistic), V(reflink), V(freeze), V(cold) or V(snapshot).
+              description:
+                - How it was copied, V(hot), V(optimistic), V(nrepl), V(reflink), V(freeze), V(cold) or V(snapshot).
               type: str
               sample: hot
             reason:
-              description: Why it was not copied out of a read transaction; null where it was.
+              description: Why it was not copied out of a read transaction of this host; null where it was.
               type: str
               sample: method is freeze
             tries:
@@ -319,7 +344,8 @@ backup:
       returned: success, outside of check mode
       type: dict
     check:
-      description: What was verified before it was published; null where nothing was.
+      description: What was verified before it was published; null where nothing was. C(opened) is false when nothing on
+        this host can open it.
       type: dict
       sample: {read_back: true, opened: true, timestamp: "2026-11-21T01:30:01.250Z"}
     summary:
@@ -360,7 +386,12 @@ exit_code:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import BACKUP_ARGUMENTS, finish, run_backup
+from ansible_collections.embedded.db_backup.plugins.module_utils.adapter import (
+    BACKUP_ARGUMENTS,
+    NREPL_ARGUMENTS,
+    finish,
+    run_backup,
+)
 
 
 def main() -> None:
@@ -370,14 +401,17 @@ def main() -> None:
             "method": {
                 "type": "str",
                 "default": "auto",
-                "choices": ["auto", "hot", "optimistic", "freeze", "cold", "snapshot"],
+                "choices": ["auto", "hot", "optimistic", "nrepl", "freeze", "cold", "snapshot"],
             },
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
             "service": {"type": "str"},
             "freeze_timeout": {"type": "float"},
             "library": {"type": "path"},
+            "connection": {"type": "str"},
+            "directory": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
+            **NREPL_ARGUMENTS,
             **BACKUP_ARGUMENTS,
         },
         supports_check_mode=True,

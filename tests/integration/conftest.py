@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
+from ansible_collections.embedded.db_backup.tests.fixtures import datalevin_application, nrepl_servers
 from ansible_collections.embedded.db_backup.tests.saboteur import Saboteur
 from ansible_collections.embedded.db_backup.tests.tools import Ansible, Command
 
@@ -113,3 +113,21 @@ def datalevin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[nrepl_server
     """Datalevin in a JVM."""
     with running(tmp_path_factory, nrepl_servers.datalevin) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def busy_datalevin(
+    datalevin: nrepl_servers.Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[datalevin_application.Writer]:
+    """A database of Datalevin that is written to, for all tests of a module."""
+    with datalevin_application.writing(datalevin, tmp_path_factory.mktemp("busy") / "kg") as writer:
+        yield writer
+
+
+@pytest.fixture
+def jar() -> Path:
+    """The jar of Datalevin, which brings its library."""
+    found = sorted(nrepl_servers.DATALEVIN.glob("lib/python3*/site-packages/datalevin/jars/datalevin-runtime-*.jar"))
+    if not found:
+        pytest.skip("needs Datalevin in .venv-datalevin: `.venv/bin/nox -s integration` provides it")
+    return found[0].resolve()

@@ -31,7 +31,7 @@ ATTRIBUTES = """
     (for [kind [:boolean :double :float :bigint :bigdec :instant :uuid :symbol :bytes]]
       {:db/ident (keyword "of" (name kind)) :db/valueType (keyword "db.type" (name kind))
        :db/cardinality :db.cardinality/one}))"""
-GUARD = "[{:db/ident :guard :db.entity/attrs [:number :name]} {:number 9 :name \"guarded\" :db/ensure :guard}]"
+GUARD = '[{:db/ident :guard :db.entity/attrs [:number :name]} {:number 9 :name "guarded" :db/ensure :guard}]'
 NUMBER = "{:db/ident :number :db/valueType :db.type/long :db/cardinality :db.cardinality/one}"
 # What has to be of the type that the schema tells.
 TYPED = """
@@ -104,7 +104,7 @@ class Hike:
     def made(self) -> str:
         """The name of a var with the connection to a new database."""
         name = f"conn{next(_numbers)}"
-        store = f':backend :file :path {literal(self.folder / name)}' if self.store == "file" else ":backend :mem"
+        store = f":backend :file :path {literal(self.folder / name)}" if self.store == "file" else ":backend :mem"
         configuration = f'{{:store {{{store} :id "{name}"}} {self.configuration}}}'
         self.evaluate(f"(def {name} (let [c {configuration}] (d/create-database c) (d/connect c)))")
         return name
@@ -119,7 +119,9 @@ class Hike:
         """Transact values of all kinds, some of which are retracted."""
         is_typed = ":write" in self.configuration
         is_referring = ":attribute-refs? true" in self.configuration
-        for data in (f"[{NUMBER}]", ATTRIBUTES, TYPED, TYPED_LATER) if is_typed else (FREE_ATTRIBUTES, FREE, FREE_LATER):
+        for data in (
+            (f"[{NUMBER}]", ATTRIBUTES, TYPED, TYPED_LATER) if is_typed else (FREE_ATTRIBUTES, FREE, FREE_LATER)
+        ):
             # With references to attributes Datahike itself knows neither these bytes nor specifications of entities.
             self.transact(data.replace(" :bytes]", "]").replace(BYTES, "") if is_referring else data)
         if not is_referring:
@@ -199,7 +201,9 @@ def test_every_content_comes_by_every_way(hike: Hike) -> None:
     assert hike.job.run(content="datoms")["source"]["records"] == held
     assert ":tag :b 536870914]" in hike.job.restored(hike.folder / "datoms.edn").read_text()
     entities = hike.job.run(content="entities")["source"]["records"]
-    assert entities == hike.number(f"(count (set (map first (filter #(< 536870912 (peek %)) {hike.datoms(hike.name)}))))")
+    assert entities == hike.number(
+        f"(count (set (map first (filter #(< 536870912 (peek %)) {hike.datoms(hike.name)}))))"
+    )
     text = hike.job.restored(hike.folder / "entities.edn").read_text()
     assert re.search(r":number 1, :tag \[:a :b\]\}", text), text
     assert re.search(r":number 2, :tag \[:c\]\}", text), text

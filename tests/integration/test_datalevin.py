@@ -9,112 +9,45 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application as application
-from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import DATALEVIN, Server
+from ansible_collections.embedded.db_backup.tests.fixtures.datalevin_application import Writer
+from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import literal
 from ansible_collections.embedded.db_backup.tests.tools import Command, eventually, snapshot
 
 BACKUPS = 20
 LIBRARY = f"datalevin/dtlvnative/linux-{'x86_64' if os.uname().machine == 'x86_64' else 'arm64'}/libdtlv.so"
 
-# An entity holds its number and a checksum of it; every third transaction retracts the entity that is 50 older. What
-# is in the atom was acknowledged: transact! has returned.
-WRITER = """
-(do (require '[datalevin.core :as d])
-    (def writing (atom true))
-    (def acknowledged (atom -1))
-    (defn checksum [n] (str "of-" n "-" (* 2654435761 (inc n)) (apply str (repeat 200 (char (+ 97 (mod n 26)))))))
-    (def conn (d/create-conn <path> {:number {:db/valueType :db.type/long :db/unique :db.unique/identity}
-                                     :sum {:db/valueType :db.type/string}} {:kv-opts {:inmemory? false}}))
-    (def writer (future
-      (loop [n 0]
-        (when @writing
-          (d/transact! conn (cond-> [{:number n :sum (checksum n)}]
-                              (and (>= n 50) (zero? (mod n 3))) (conj [:db/retractEntity [:number (- n 50)]])))
-          (reset! acknowledged n)
-          (recur (inc n))))))
-    nil)
-"""
-# The newest number, and whether all there is and nothing else is what the writer had committed with it.
-JUDGE = """
-(let [copy (d/get-conn <path>)
-      found (into {} (d/q '[:find ?n ?s :where [?e :number ?n] [?e :sum ?s]] @copy))
-      newest (reduce max -1 (keys found))
-      gone (set (for [n (range 50 (inc newest)) :when (zero? (mod n 3))] (- n 50)))
-      expected (into {} (for [n (range (inc newest)) :when (not (gone n))] [n (checksum n)]))]
-  (d/close copy)
-  (if (= found expected) newest (str "torn: " (count found) " of " (count expected))))
-"""
-
-
-class Writer:
-    """Datalevin in a JVM that commits without a pause."""
-
-    def __init__(self, server: Server, path: Path) -> None:
-        self.server = server
-        self.path = path
-
-    def acknowledged(self) -> int:
-        return int(self.server.evaluate("@user/acknowledged"))
-
-    def judge(self, copy: Path) -> int:
-        """The newest transaction of a restored copy, which Datalevin opens and queries."""
-        told = self.server.evaluate(JUDGE.replace("<path>", literal(copy)))
-        assert told.isdigit(), told
-        return int(told)
-
-
-@contextmanager
-def writing(server: Server, path: Path) -> Iterator[Writer]:
-    server.evaluate(WRITER.replace("<path>", literal(path)))
-    writer = Writer(server, path)
-    try:
-        eventually(lambda: writer.acknowledged() > 100, "the application begins to write", 120)
-        yield writer
-    finally:
-        server.evaluate("(do (reset! writing false) @writer (d/close conn) nil)")
-
-
-@pytest.fixture
-def jar() -> Path:
-    found = sorted(DATALEVIN.glob("lib/python3*/site-packages/datalevin/jars/datalevin-runtime-*.jar"))
-    if not found:
-        pytest.skip("needs Datalevin in .venv-datalevin: `.venv/bin/nox -s integration` provides it")
-    return found[0].resolve()
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_backup_of_a_busy_datalevin_opens_in_datalevin(
-    datalevin: Server, jar: Path, dbbackup: Command, tmp_path: Path
+    busy_datalevin: Writer, jar: Path, dbbackup: Command, tmp_path: Path
 ) -> None:
-    path = tmp_path / "kg"
-    with writing(datalevin, path) as writer:
-        lock = os.stat(path / "lock.mdb")
-        for compact in (True, False):
-            dbbackup.job(f"compact-{compact}".lower(), path, library=str(jar), compact=compact)
-        for number in range(BACKUPS):
-            job, restored = f"compact-{bool(number % 2)}".lower(), tmp_path / f"restored-{number}"
-            acknowledged = writer.acknowledged()
-            backup = dbbackup.ok("run", job)["backup"]
-            assert backup["check"]["opened"]
-            assert "DLMDB" in backup["backup"]["copied_by"]
-            (environment,) = backup["source"]["environments"]
-            names = {entry["name"] for entry in environment["databases"]}
-            assert {None, "datalevin/eav", "datalevin/ave", "datalevin/schema"} <= names
-            dbbackup.ok("restore", job, "--dest", restored)
-            assert (restored / "VERSION").read_bytes() == (path / "VERSION").read_bytes()
-            assert writer.judge(restored) >= acknowledged
-            shutil.rmtree(restored)
-        now = os.stat(path / "lock.mdb")
-        assert (now.st_ino, now.st_uid, now.st_mode) == (lock.st_ino, lock.st_uid, lock.st_mode)
+    writer, path = busy_datalevin, busy_datalevin.path
+    lock = os.stat(path / "lock.mdb")
+    for compact in (True, False):
+        dbbackup.job(f"compact-{compact}".lower(), path, library=str(jar), compact=compact)
+    for number in range(BACKUPS):
+        job, restored = f"compact-{bool(number % 2)}".lower(), tmp_path / f"restored-{number}"
         acknowledged = writer.acknowledged()
-        eventually(lambda: writer.acknowledged() > acknowledged, "the application goes on after the last backup")
+        backup = dbbackup.ok("run", job)["backup"]
+        assert backup["check"]["opened"]
+        assert "DLMDB" in backup["backup"]["copied_by"]
+        (environment,) = backup["source"]["environments"]
+        names = {entry["name"] for entry in environment["databases"]}
+        assert {None, "datalevin/eav", "datalevin/ave", "datalevin/schema"} <= names
+        dbbackup.ok("restore", job, "--dest", restored)
+        assert (restored / "VERSION").read_bytes() == (path / "VERSION").read_bytes()
+        assert writer.judge(restored) >= acknowledged
+        shutil.rmtree(restored)
+    now = os.stat(path / "lock.mdb")
+    assert (now.st_ino, now.st_uid, now.st_mode) == (lock.st_ino, lock.st_uid, lock.st_mode)
+    writer.goes_on()
 
 
 @pytest.mark.slow
@@ -265,18 +198,29 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_is_no_library_is_refused_in_one_sentence(
-    kind: str, idle: Path, dbbackup: Command, tmp_path: Path
+def test_what_is_no_library_is_refused_in_one_sentence_while_the_application_writes(
+    kind: str, busy_datalevin: Writer, dbbackup: Command, tmp_path: Path
 ) -> None:
     spoil, sentence = HOSTILE[kind]
     spoil(tmp_path / "library.so")
-    dbbackup.job("kg", idle, library=str(tmp_path / "library.so"), timeout=2)
-    before = snapshot(idle)
-    told = dbbackup.fails(1, "run", "kg")
+    dbbackup.job("kg", busy_datalevin.path, library=str(tmp_path / "library.so"), timeout=2)
+    with busy_datalevin.going_on():
+        told = dbbackup.fails(1, "run", "kg")
     assert sentence in told
     assert "Traceback" not in told
-    assert snapshot(idle) == before
     assert not list(dbbackup.repository.glob("kg/2*"))
+
+
+@pytest.mark.parametrize("kind", ["no LMDB", "crashes", "hangs"])
+def test_a_library_that_is_none_changes_nothing_once_it_is_loaded(
+    kind: str, idle: Path, dbbackup: Command, tmp_path: Path
+) -> None:
+    spoil, _sentence = HOSTILE[kind]
+    spoil(tmp_path / "library.so")
+    dbbackup.job("kg", idle, library=str(tmp_path / "library.so"), timeout=2)
+    before = snapshot(idle)
+    dbbackup.fails(1, "run", "kg")
+    assert snapshot(idle) == before
 
 
 def test_a_manifest_never_makes_verify_load_a_library(idle: Path, jar: Path, dbbackup: Command) -> None:

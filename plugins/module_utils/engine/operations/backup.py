@@ -231,7 +231,7 @@ def make(
     origin, check = capture.origin, None
     if job.settings.verify or capture.needs_check:
         origin = _read_back(job, staging, capture, progress)
-        opened = capture.kind.consistency != UNKNOWN
+        opened = capture.kind.consistency != UNKNOWN and not capture.cannot_open
         check = Check(read_back=True, opened=opened, timestamp=times.to_rfc3339(times.now()))
     stopped = times.now()
     manifest = Manifest(
@@ -258,7 +258,8 @@ def make(
 def _read_back(job: Job, staging: Staging, capture: Capture, progress: Progress) -> Origin:
     what = f"the copy of {capture.origin.path} is not sound and was not published"
     # What was opened as it was captured need not be unpacked: its hashes tell that it is the same.
-    place = contextlib.nullcontext() if capture.opened else job.directory.scratch()
+    is_unpacked = not (capture.opened or capture.cannot_open)
+    place = job.directory.scratch() if is_unpacked else contextlib.nullcontext()
     with place as scratch, corruption_in(what):
         return prove(
             PublishedBackup(staging.path),

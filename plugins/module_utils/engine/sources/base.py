@@ -38,7 +38,8 @@ class Inspection:
 class Capture:
     """What was copied into the staging, and how. opened: the engine has read all of just these bytes already.
 
-    With needs_check it is no backup before it was opened, whatever the job says.
+    With needs_check it is no backup before it was opened, whatever the job says. cannot_open: nothing here can open
+    it, so that its stored bytes are all that is read back; a warning tells so.
     """
 
     origin: Origin
@@ -47,6 +48,7 @@ class Capture:
     warnings: List[str]
     opened: bool = False
     needs_check: bool = False
+    cannot_open: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,8 @@ def _files() -> _JobType:
 
 
 def _lmdb() -> _JobType:
-    from .lmdb.source import LmdbOptions, LmdbSource  # noqa: PLC0415 - loaded when needed
+    from .lmdb.options import LmdbOptions  # noqa: PLC0415 - loaded when needed
+    from .lmdb.source import LmdbSource  # noqa: PLC0415 - loaded when needed
 
     return LmdbSource, LmdbOptions
 

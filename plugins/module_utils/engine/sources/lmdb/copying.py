@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from ...capture.base import Way
 from ...capture.reflink import ReflinkWay
@@ -21,19 +21,20 @@ from ...repository.staging import Staging
 from . import optimistic
 from .details import Environment
 from .engines import Engine, Engines
-from .format import KNOWN, LMDB, Meta, foreign_lock, lock_version, parse_metas, read_metas
+from .format import DLMDB, KNOWN, LMDB, Meta, foreign_lock, lock_version, parse_metas, read_metas
 from .library import Database
 from .locations import Location
 
-AUTO, HOT, OPTIMISTIC = "auto", "hot", "optimistic"
+AUTO, HOT, OPTIMISTIC, NREPL = "auto", "hot", "optimistic", "nrepl"
 UNLOCKED = "unlocked reading"
-_HEAD = 1 << 17
+# Bytes of a copy in which both of its meta pages are.
+HEAD = 1 << 17
 # Lock versions of which it is known that pages are used again as the optimistic copy expects; None where unreadable.
 _PAGES_REUSED_ALIKE = (None, 1, 2)
 
 
 class Look(NamedTuple):
-    """An environment before it is copied. engine may read it beside the application, or obstacle tells why none may.
+    """An environment before it is copied. engine may read it beside the application, or obstacle tells why none does.
 
     is_held: it is where nobody writes to it.
     """
@@ -45,6 +46,11 @@ class Look(NamedTuple):
     obstacle: Optional[str]
     method: str
     is_held: bool = False
+
+    @property
+    def is_copied_unlocked(self) -> bool:
+        """Whether neither an engine nor the application itself copies it."""
+        return self.engine is None and self.method != NREPL
 
     @property
     def position(self) -> Position:
@@ -84,13 +90,15 @@ class Copy(NamedTuple):
         return self._replace(environment=dataclasses.replace(self.environment, reason=reason))
 
 
-def look_at(location: Location, at_hand: Engines, method: str) -> Look:
+def look_at(location: Location, at_hand: Engines, method: str, *, has_server: bool = False) -> Look:
     """What the files tell of an environment, and so in which way it is copied.
 
-    Raises SourceError when that cannot be by this method.
+    has_server: the nREPL server of its application is known. Raises SourceError when that cannot be by this method.
     """
     meta = read_metas(location.data, KNOWN)[0]
     version, obstacle = _lock_of(location)
+    if method == NREPL or (method == AUTO and has_server and meta.data_version == DLMDB and not at_hand.given):
+        return _by_its_application(Look(location, meta, version, None, None, NREPL), at_hand)
     if method not in (AUTO, HOT):
         obstacle = f"method is {method}"
     engine = None if obstacle else at_hand.for_live(location.data, meta.data_version, version)
@@ -107,6 +115,30 @@ def look_at(location: Location, at_hand: Engines, method: str) -> Look:
         )
     at_hand.needed(location.data, meta.data_version)
     return Look(location, meta, version, None, obstacle, OPTIMISTIC if method == AUTO else method)
+
+
+def _by_its_application(look: Look, at_hand: Engines) -> Look:
+    if look.meta.data_version != DLMDB or not look.location.place.subdir:
+        raise SourceError(f"{look.location.data} is not a database of Datalevin, and method nrepl is for these alone")
+    return look._replace(obstacle="method is nrepl" if at_hand.given else "there is no library that reads it")
+
+
+def unread(looks: Sequence[Look], at_hand: Engines) -> List[str]:
+    """Warnings of copies by an application that nothing here can open.
+
+    Raises SourceError when there is another beside them that is no backup before it was opened.
+    """
+    closed = [look for look in looks if look.method == NREPL and at_hand.for_copy(look.meta.data_version) is None]
+    unlocked = [look.location.data for look in looks if look.is_copied_unlocked]
+    if closed and unlocked:
+        raise SourceError(
+            f"{unlocked[0]} is copied without a lock, so that all has to be opened, and for {closed[0].location.data} "
+            f"{closed[0].obstacle}; name one by the option library, or have a job for each"
+        )
+    return [
+        f"the copy of {look.location.data} was not opened, as {look.obstacle}; name one by the option library"
+        for look in closed
+    ]
 
 
 def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeout: float) -> Copy:
@@ -127,14 +159,17 @@ def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeou
     with child, staging.store(location.path, status) as stream:
         head = b""
         for chunk in child.chunks():
-            head += chunk[: _HEAD - len(head)]
+            head += chunk[: HEAD - len(head)]
             stream.write(chunk)
         known = child.result()
     after = read_metas(location.data, KNOWN)[0]
-    copied = _check_whole(location, head, staging.records[-1].size, status.st_size)
+    copied = check_whole(location, head, staging.records[-1].size, status.st_size)
     if look.lock_version is None and after.txnid > look.meta.txnid + 1:
         raise SourceError(f"an application began to write to {location.data} while it was copied; run it again")
-    position = _position(known, copied, look.meta, after, compact)
+    if compact and "txnid" in known:
+        position = Position("txnid", known["txnid"], known["txnid"], known["fingerprint"])
+    else:
+        position = position_of(copied, look.meta, after, compact)
     databases = [Database(**entry) for entry in known.get("databases") or []]
     name = "{}, {}".format(engine, known["library"]) if "library" in known else str(engine)
     return Copy(dataclasses.replace(look.environment(), position=position, databases=databases), name)
@@ -178,19 +213,20 @@ def _lock_of(location: Location) -> Tuple[Optional[int], Optional[str]]:
         return None, str(error)
 
 
-def _check_whole(location: Location, head: bytes, size: int, least: int) -> Meta:
-    """least is the size of the source: where that lacks free pages at its end, so does the copy."""
+def check_whole(location: Location, head: bytes, size: int, least: int) -> Meta:
+    """The current meta page of a copy that begins with head. Raises SourceError when it is shorter than that says.
+
+    least is the size of the source: where that lacks free pages at its end, so does the copy.
+    """
     metas = parse_metas(head, KNOWN)
     if not metas or size < min(metas[0].used_size, least):
         raise SourceError(f"the copy of {location.data} is not a whole environment")
     return metas[0]
 
 
-def _position(known: Dict[str, Any], copied: Meta, before: Meta, after: Meta, compact: bool) -> Position:
+def position_of(copied: Meta, before: Meta, after: Meta, compact: bool) -> Position:
     """The transaction of the copy, or the span it lies in where a compact copy does not tell."""
     if not compact:
         return Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
-    if "txnid" in known:
-        return Position("txnid", known["txnid"], known["txnid"], known["fingerprint"])
     same = before.fingerprint == after.fingerprint
     return Position("txnid", before.txnid, after.txnid, before.fingerprint if same else None)

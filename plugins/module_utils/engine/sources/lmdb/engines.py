@@ -107,5 +107,8 @@ def at_hand(given: Optional[str]) -> Iterator[Engines]:
 
 def _advice(data_version: int) -> str:
     if data_version == DLMDB:
-        return "name its library, as the jar of Datalevin, by the option library"
+        return (
+            "name its library, as the jar of Datalevin, by the option library, or the nREPL server of its application, "
+            "which can copy it, by port, socket or port_file"
+        )
     return "install py-lmdb 3 or newer, which brings LMDB 1.0, or name a library of it by the option library"

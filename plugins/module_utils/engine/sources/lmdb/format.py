@@ -70,7 +70,7 @@ def parse_metas(head: bytes, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
     first = _parse(head, 0, versions)
     if first is None:
         return []
-    second = _parse(head, first.page_size, versions)
+    second = _parse(head, first.page_size, (first.data_version,))
     metas = [first] if second is None else [first, second]
     return sorted(metas, key=lambda meta: meta.txnid, reverse=True)
 

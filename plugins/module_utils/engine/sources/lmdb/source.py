@@ -19,7 +19,6 @@ from ...capture.snapshot import AnySnapshot
 from ...decoding import encode
 from ...errors import CorruptError, RestoreError, UsageError
 from ...paths import overlap
-from ...processes import DEFAULT_TIMEOUT, check_timeout
 from ...repository.manifest import Kind, Manifest, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
@@ -27,31 +26,11 @@ from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
 from . import copying, engines, reading
 from .companions import companions_of, displaced_for
-from .copying import AUTO, HOT, OPTIMISTIC, Copy, Look
+from .copying import AUTO, HOT, NREPL, Copy, Look
 from .details import EACH, ONE, Details, Environment, details_of, engine_of, origin, refuse_mismatch
 from .locations import Location, Locations, locate, lock_path, other_locks
 from .optimistic import OvertakenError
-
-_HELD = (FREEZE, COLD, AnySnapshot.name)
-_METHODS = (AUTO, HOT, OPTIMISTIC, *_HELD)
-
-
-@dataclasses.dataclass(frozen=True)
-class LmdbOptions:
-    """What a job of type lmdb can say. timeout is the longest silence of a child process, in seconds.
-
-    library is the shared library of a fork, or the jar, uberjar or wheel of Datalevin that brings one. service is the
-    application, freeze_timeout for how many seconds it may stand still.
-    """
-
-    path: str
-    method: str = "auto"
-    compact: bool = False
-    include: List[str] = dataclasses.field(default_factory=list)
-    library: Optional[str] = None
-    service: Optional[str] = None
-    freeze_timeout: Optional[float] = None
-    timeout: int = DEFAULT_TIMEOUT
+from .options import HELD, LmdbOptions
 
 
 class LmdbSource(Source):
@@ -60,17 +39,19 @@ class LmdbSource(Source):
     type = "lmdb"
 
     def __init__(self, options: LmdbOptions) -> None:
-        if options.method not in _METHODS:
-            raise UsageError(f"method {options.method!r} is not known for lmdb; choose one of {', '.join(_METHODS)}")
-        if options.compact and options.method not in (AUTO, HOT):
-            raise UsageError(f"method {options.method} copies the file as it is; leave out compact")
-        check_timeout(options.timeout)
+        options.check()
         self._halting = Halting(options.service, None, options.freeze_timeout, options.timeout)
         self._halting.check(options.method)
         self._options = options
         self._path = Path(options.path)
-        self.places = [self._path]
+        self._owning = options.owning_process()
+        self.places = [self._path, *(self._owning.places if self._owning else [])]
+        self.uses_network = self._owning is not None and options.socket is None
         self.halts_application = options.method in (FREEZE, COLD) or options.freeze_timeout is not None
+
+    def obstacle(self) -> Optional[str]:
+        is_asked = self._options.method == NREPL or self._options.library is None
+        return self._owning.obstacle() if self._owning and is_asked else None
 
     def inspect(self) -> Inspection:
         locations = locate(self._path)
@@ -81,7 +62,7 @@ class LmdbSource(Source):
         included = tree.scan(locations.root, self._included(looks))
         details = self._details(locations, environments, included)
         size = sum(look.meta.used_size for look in looks) + sum(entry.size for entry in included)
-        scratch_copies = 1 if self._options.method in _HELD else 0
+        scratch_copies = 1 if self._options.method in HELD else 0
         return Inspection(origin(self._place(locations), details, size), engine_of(environments), scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
@@ -90,6 +71,7 @@ class LmdbSource(Source):
         with engines.at_hand(self._options.library) as at_hand:
             # All are looked at before the first is copied.
             looks = self._looks(locations, at_hand)
+            unread = copying.unread(looks, at_hand)
             include = self._included(looks)
             with self._standing(locations, looks, include, staging) as held:
                 copies = [self._copy(look, staging) for look in held.looks]
@@ -101,7 +83,6 @@ class LmdbSource(Source):
             paused_ms=sum(pauses) if pauses else None,
             snapshot=held.snapshot,
         )
-        unlocked = any(look.obstacle for look in looks)
         kind = Kind(
             method=next((environment.method for environment in environments if environment.method != HOT), HOT),
             consistency="transaction",
@@ -110,9 +91,10 @@ class LmdbSource(Source):
         )
         size = sum(record.size for record in staging.records)
         found = itertools.chain(held.warnings, *(copy.warnings for copy in copies), warnings)
-        warnings = [*locations.warnings, *self._left_whole(looks), *dict.fromkeys(found)]
+        warnings = [*locations.warnings, *self._left_whole(looks), *dict.fromkeys(found), *unread]
         told = origin(self._place(locations), details, size)
-        return Capture(told, engine_of(environments), kind, warnings, needs_check=unlocked)
+        needs_check = any(look.is_copied_unlocked for look in looks)
+        return Capture(told, engine_of(environments), kind, warnings, needs_check=needs_check, cannot_open=bool(unread))
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -201,17 +183,18 @@ class LmdbSource(Source):
         return [*self._options.include, *(path for path in companions if not overlap([*self._options.include, path]))]
 
     def _looks(self, locations: Locations, at_hand: engines.Engines) -> List[Look]:
-        return [copying.look_at(location, at_hand, self._options.method) for location in locations.environments]
+        method, has_server = self._options.method, self._owning is not None
+        return [copying.look_at(one, at_hand, method, has_server=has_server) for one in locations.environments]
 
     def _details(self, locations: Locations, environments: List[Environment], included: List[tree.Included]) -> Details:
-        is_one = (len(environments) == 1 and not included) or self._options.method in _HELD
+        is_one = (len(environments) == 1 and not included) or self._options.method in HELD
         return Details(environments, included, locations.is_single_file, ONE if is_one else EACH)
 
     def _left_whole(self, looks: List[Look]) -> List[str]:
         """Warnings of copies that are not compact, though they should be."""
         if not self._options.compact:
             return []
-        return [f"{look.location.data} is not compact: {look.obstacle}" for look in looks if look.obstacle]
+        return [f"{look.location.data} is not compact: {look.obstacle}" for look in looks if look.is_copied_unlocked]
 
     @contextlib.contextmanager
     def _standing(
@@ -219,7 +202,7 @@ class LmdbSource(Source):
     ) -> Iterator[_Standing]:
         """The environments where they can be copied: with freeze, cold and snapshot as all were at one time."""
         method = self._options.method
-        if method not in _HELD:
+        if method not in HELD:
             yield _Standing(locations.root, looks)
             return
         root, paths = locations.root, [*(look.location.path for look in looks), *include]
@@ -234,6 +217,8 @@ class LmdbSource(Source):
         options = self._options
         if look.engine:
             return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
+        if self._owning and look.method == NREPL:
+            return self._owning.copy(look, staging, options.compact, options.timeout)
         if options.method != AUTO:
             return copying.copy_unlocked(look, staging, options.timeout)
         if copying.can_be_cloned(look, staging):

@@ -333,7 +333,9 @@ def check_committed(answer: Answer) -> None:
     """Raise EvaluationError for what the server answers to loaded when the database could not store it."""
     text = unquoted(answer.only_value())
     if text.startswith(_UNCOMMITTED):
-        raise EvaluationError(f"it could not be stored: {text[len(_UNCOMMITTED) :]}; the application has to connect anew")
+        raise EvaluationError(
+            f"it could not be stored: {text[len(_UNCOMMITTED) :]}; the application has to connect anew"
+        )
 
 
 def state_of(answer: Answer) -> State:
