@@ -71,7 +71,9 @@ class Containers:
     def run(self, command: list[str] | None, *, image: str = IMAGE, ready: str = "", **settings: Any) -> str:
         """Start a container and wait until the file ready is there; returns its id."""
         names = {
-            key: settings.pop(key) for key in ("name", "environment", "working_dir", "entrypoint") if key in settings
+            key: settings.pop(key)
+            for key in ("name", "environment", "working_dir", "entrypoint", "user")
+            if key in settings
         }
         volumes = [*settings.pop("volumes", []), *(bind.split(":")[1] for bind in settings.get("binds", []))]
         host = self.client.create_host_config(**settings)

@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...capture.base import Way
-from ...capture.choice import COLD, FREEZE, Halting
+from ...capture.choice import COLD, DEFAULT_FREEZE_SECONDS, FREEZE, Halting
 from ...capture.snapshot import AnySnapshot
+from ...containers.container import Address
 from ...decoding import encode
-from ...errors import CorruptError, RestoreError, UsageError
+from ...errors import CorruptError, RestoreError, SilentError, SourceError, UsageError
 from ...paths import overlap
 from ...processes import DEFAULT_TIMEOUT, check_timeout
-from ...repository.manifest import Kind, Manifest, Origin, Position
+from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
 from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
-from . import copying, engines, reading
+from . import copying, engines, premises, reading
 from .companions import companions_of, displaced_for
 from .copying import AUTO, HOT, OPTIMISTIC, UNLOCKED, Look
 from .details import EACH, ONE, Details, Environment, details_of, engine_of, origin, refuse_mismatch
-from .locations import Location, Locations, locate, lock_path, other_locks
+from .locations import Location, lock_path, other_locks
 from .optimistic import OvertakenError
+from .premises import Premises
 
 _HELD = (FREEZE, COLD, AnySnapshot.name)
 _METHODS = (AUTO, HOT, OPTIMISTIC, *_HELD)
@@ -40,8 +42,9 @@ _METHODS = (AUTO, HOT, OPTIMISTIC, *_HELD)
 class LmdbOptions:
     """What a job of type lmdb can say. timeout is the longest silence of a child process, in seconds.
 
-    library is the shared library of a fork, or the jar, uberjar or wheel of Datalevin that brings one. service is the
-    application, freeze_timeout for how many seconds it may stand still.
+    path is on this host, or in the container that is named. library is the shared library of a fork, or the jar,
+    uberjar or wheel of Datalevin that brings one. service or container is the application, freeze_timeout for how many
+    seconds it may stand still.
     """
 
     path: str
@@ -50,6 +53,8 @@ class LmdbOptions:
     include: List[str] = dataclasses.field(default_factory=list)
     library: Optional[str] = None
     service: Optional[str] = None
+    container: Optional[str] = None
+    docker_host: Optional[str] = None
     freeze_timeout: Optional[float] = None
     timeout: int = DEFAULT_TIMEOUT
 
@@ -65,38 +70,44 @@ class LmdbSource(Source):
         if options.compact and options.method not in (AUTO, HOT):
             raise UsageError(f"method {options.method} copies the file as it is; leave out compact")
         check_timeout(options.timeout)
-        self._halting = Halting(options.service, None, options.freeze_timeout, options.timeout)
+        if options.docker_host is not None and options.container is None:
+            raise UsageError("docker_host is of use only together with container")
+        if options.container and options.method == AnySnapshot.name:
+            raise UsageError("method snapshot takes a path of this host; leave out container")
+        self.container = Address(options.container, options.docker_host) if options.container else None
+        self._halting = Halting(options.service, self.container, options.freeze_timeout, options.timeout)
         self._halting.check(options.method)
         self._options = options
         self._path = Path(options.path)
-        self.places = [self._path]
+        self.places = [] if self.container else [self._path]
         self.halts_application = options.method in (FREEZE, COLD) or options.freeze_timeout is not None
 
     def inspect(self) -> Inspection:
-        locations = locate(self._path)
-        self._check_include(locations.root, locations.environments)
-        with engines.at_hand(self._options.library) as at_hand:
-            looks = self._looks(locations, at_hand)
-        environments = [look.environment() for look in looks]
-        included = tree.scan(locations.root, self._included(looks))
-        details = self._details(locations, environments, included)
+        with self._premises(None) as found:
+            if not found:
+                return Inspection(Origin(str(self._path), 0), Named("lmdb", ""), 1)
+            with engines.at_hand(self._options.library) as at_hand:
+                looks = self._looks(found, at_hand)
+            environments = [look.environment() for look in looks]
+            included = found.scan_included(self._included(looks), self._options.timeout)
+        details = self._details(found, environments, included)
         size = sum(look.meta.used_size for look in looks) + sum(entry.size for entry in included)
         scratch_copies = 1 if self._options.method in _HELD else 0
-        return Inspection(origin(self._place(locations), details, size), engine_of(environments), scratch_copies)
+        return Inspection(origin(self._place(found), details, size), engine_of(environments), scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
-        locations = locate(self._path)
-        self._check_include(locations.root, locations.environments)
-        with engines.at_hand(self._options.library) as at_hand:
+        with engines.at_hand(self._options.library) as at_hand, self._premises(staging) as found:
+            if not found:
+                raise SourceError(f"{self._path} cannot be reached in container {self._options.container}")
             # All are looked at before the first is copied.
-            looks = self._looks(locations, at_hand)
+            looks = self._looks(found, at_hand)
             include = self._included(looks)
-            with self._standing(locations, looks, include, staging) as held:
-                copies = [self._copy(look, staging) for look in held.looks]
-                included, warnings = self._copy_included(held.root, include, staging)
+            with self._standing(found, looks, include, staging) as held:
+                copies = [self._copy(found, look, staging) for look in held.looks]
+                included, warnings = found.copy_included(held.root, include, staging, self._options.timeout)
         environments = [environment for environment, _name in copies]
-        details = dataclasses.replace(self._details(locations, environments, included), paused_ms=held.paused_ms)
-        unlocked = any(look.obstacle for look in looks)
+        details = dataclasses.replace(self._details(found, environments, included), paused_ms=held.paused_ms)
+        unlocked = any(environment.reason for environment in environments)
         kind = Kind(
             method=next((environment.method for environment in environments if environment.method != HOT), HOT),
             consistency="transaction",
@@ -104,8 +115,8 @@ class LmdbSource(Source):
             copied_by=", ".join(dict.fromkeys(name for _environment, name in copies)),
         )
         size = sum(record.size for record in staging.records)
-        warnings = [*locations.warnings, *self._left_whole(looks), *held.warnings, *warnings]
-        told = origin(self._place(locations), details, size)
+        warnings = [*found.warnings, *self._left_whole(looks, environments), *held.warnings, *warnings]
+        told = origin(self._place(found), details, size)
         return Capture(told, engine_of(environments), kind, warnings, needs_check=unlocked)
 
     @staticmethod
@@ -177,46 +188,91 @@ class LmdbSource(Source):
     def tools(self, told: Tools) -> Tools:
         return dataclasses.replace(told, library=told.library or self._options.library)
 
-    def _place(self, locations: Locations) -> Path:
-        """Where a restore goes: the file, or the directory also where its data.mdb was named."""
-        return self._path if locations.is_single_file else locations.root
+    @contextlib.contextmanager
+    def _premises(self, staging: Optional[Staging]) -> Iterator[Optional[Premises]]:
+        """Where the environments are; None when it takes a staging to tell."""
+        options = self._options
+        if not self.container:
+            found = premises.on_host(self._path)
+            self._check_include(found, found.locations.environments)
+            yield found
+            return
+        may_pause = options.method == FREEZE or (options.method == AUTO and options.freeze_timeout is not None)
+        with contextlib.ExitStack() as stack:
+            reached = premises.in_container(
+                self.container,
+                self._path,
+                stack.enter_context(staging.scratch()).path if staging else None,
+                timeout=options.timeout,
+                pause_limit=(options.freeze_timeout or DEFAULT_FREEZE_SECONDS) if may_pause else None,
+                may_end=options.method == COLD,
+            )
+            inside = stack.enter_context(reached)
+            if inside:
+                self._check_include(inside, inside.locations.environments)
+            yield inside
 
-    def _check_include(self, root: Path, environments: List[Location]) -> None:
-        tree.check_include(root, self._options.include)
+    def _place(self, found: Premises) -> str:
+        """Where a restore goes: the file, or the directory also where its data.mdb was named."""
+        if found.locations.is_single_file:
+            return str(self._path)
+        return found.container.directory if found.container else str(found.root)
+
+    def _check_include(self, found: Premises, environments: List[Location]) -> None:
+        found.check_include(self._options.include)
         for path, location in itertools.product(self._options.include, environments):
             if location.path == path or location.path.startswith(path + "/"):
-                raise UsageError(f"include {path!r} holds the environment {location.data}, which is backed up anyway")
-            if root / path == location.lock:
-                raise UsageError(f"include {path!r} is the lock file of {location.data}, which is never copied")
+                raise UsageError(f"include {path!r} holds the environment {location.name}, which is backed up anyway")
+            if path == os.path.join(os.path.dirname(location.path), location.place.lock):
+                raise UsageError(f"include {path!r} is the lock file of {location.name}, which is never copied")
 
     def _included(self, looks: List[Look]) -> List[str]:
         """What the options say, and what Datalevin needs beside its data."""
         companions = [path for look in looks for path in companions_of(look.location, look.meta.data_version)]
         return [*self._options.include, *(path for path in companions if not overlap([*self._options.include, path]))]
 
-    def _looks(self, locations: Locations, at_hand: engines.Engines) -> List[Look]:
-        return [copying.look_at(location, at_hand, self._options.method) for location in locations.environments]
+    def _looks(self, found: Premises, at_hand: engines.Engines) -> List[Look]:
+        method = FREEZE if found.is_still else self._options.method
+        looks = [copying.look_at(location, at_hand, method) for location in found.locations.environments]
+        if found.is_still and self._options.method != FREEZE:
+            return [
+                look._replace(obstacle="the files can only be had of the engine of the container") for look in looks
+            ]
+        return looks
 
-    def _details(self, locations: Locations, environments: List[Environment], included: List[tree.Included]) -> Details:
-        is_one = (len(environments) == 1 and not included) or self._options.method in _HELD
-        return Details(environments, included, locations.is_single_file, ONE if is_one else EACH)
+    def _details(self, found: Premises, environments: List[Environment], included: List[tree.Included]) -> Details:
+        is_one = (len(environments) == 1 and not included) or self._options.method in _HELD or found.is_still
+        point = ONE if is_one else EACH
+        return Details(environments, included, found.locations.is_single_file, point, container=found.container)
 
-    def _left_whole(self, looks: List[Look]) -> List[str]:
+    def _left_whole(self, looks: List[Look], environments: List[Environment]) -> List[str]:
         """Warnings of copies that are not compact, though they should be."""
         if not self._options.compact:
             return []
-        return [f"{look.location.data} is not compact: {look.obstacle}" for look in looks if look.obstacle]
+        pairs = zip(looks, environments)
+        return [f"{look.location.name} is not compact: {copied.reason}" for look, copied in pairs if copied.reason]
 
     @contextlib.contextmanager
     def _standing(
-        self, locations: Locations, looks: List[Look], include: List[str], staging: Staging
+        self, found: Premises, looks: List[Look], include: List[str], staging: Staging
     ) -> Iterator[_Standing]:
         """The environments where they can be copied: with freeze, cold and snapshot as all were at one time."""
-        method = self._options.method
-        if method not in _HELD:
-            yield _Standing(locations.root, looks, None, [])
+        method, root = self._options.method, found.root
+        if found.is_still:
+            held_looks = [look.held_in(look.location.directory) for look in looks]
+            yield _Standing(root, held_looks, found.container.paused_ms if found.container else None, [])
             return
-        root, paths = locations.root, [*(look.location.path for look in looks), *include]
+        if method not in _HELD:
+            yield _Standing(root, looks, None, [])
+            return
+        if method == FREEZE:
+            self._refuse_hidden(looks)
+        if method == COLD and found.container and found.container.way != "volume":
+            raise SourceError(
+                f"{self._path} of container {found.container.name} is not on a volume, and out of reach once it is "
+                "stopped; use method freeze"
+            )
+        paths = [*(look.location.path for look in looks), *include]
         with staging.scratch() as scratch, self._way(scratch.path).hold(root, paths, scratch.path, _nothing) as held:
             moved = [look.held_in((held.root / look.location.path).parent) for look in looks]
             yield _Standing(held.root, moved, held.paused_ms, held.warnings)
@@ -225,34 +281,43 @@ class LmdbSource(Source):
         method = self._options.method
         return AnySnapshot(scratch) if method == AnySnapshot.name else self._halting.way(method)
 
-    def _copy(self, look: Look, staging: Staging) -> Tuple[Environment, str]:
+    def _refuse_hidden(self, looks: List[Look]) -> None:
+        """Who has files open is found through /proc, where not all can be seen from within a container."""
+        hidden = [look.location.name for look in looks if look.company.is_hidden]
+        if hidden and not self._options.service and not self.container:
+            raise SourceError(
+                f"{hidden[0]} is open in a process of another container, which cannot be frozen from here; run it "
+                "on the Docker host, or name the container"
+            )
+
+    def _copy(self, found: Premises, look: Look, staging: Staging) -> Tuple[Environment, str]:
         """The copy, and what made it."""
         options = self._options
         if look.engine:
-            return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
+            try:
+                return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
+            except SilentError as error:
+                if options.method != AUTO or not look.may_be_unlocked:
+                    raise
+                look = look.unlocked(str(error))
         try:
             environment = copying.copy_unlocked(look, staging, options.timeout)
         except OvertakenError:
             if options.method != AUTO or options.freeze_timeout is None:
                 raise
-            environment = self._copy_frozen(look, staging)
+            environment = self._copy_frozen(found, look, staging)
         return environment, UNLOCKED
 
-    def _copy_frozen(self, look: Look, staging: Staging) -> Environment:
+    def _copy_frozen(self, found: Premises, look: Look, staging: Staging) -> Environment:
         """Where the application commits without a pause, and may be frozen."""
-        way, name = self._halting.way(FREEZE), look.location.place.data
-        with staging.scratch() as scratch, way.hold(look.location.directory, [name], scratch.path, _nothing) as held:
-            environment = copying.copy_unlocked(look.held_in(held.root), staging, self._options.timeout)
+        self._refuse_hidden([look])
+        way, path = self._halting.way(FREEZE), look.location.path
+        with staging.scratch() as scratch, way.hold(found.root, [path], scratch.path, _nothing) as held:
+            look = look.held_in((held.root / path).parent)
+            environment = copying.copy_unlocked(look, staging, self._options.timeout)
         return dataclasses.replace(
             environment, method=FREEZE, reason=f"{look.obstacle}, and it commits without a pause"
         )
-
-    @staticmethod
-    def _copy_included(root: Path, include: List[str], staging: Staging) -> Tuple[List[tree.Included], List[str]]:
-        if not include:
-            return [], []
-        with staging.store(tree.RECORD_PATH, os.stat(root), content="tar") as stream:
-            return tree.write(stream, root, include)
 
 
 class _Standing(NamedTuple):
