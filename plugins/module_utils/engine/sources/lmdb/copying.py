@@ -157,7 +157,7 @@ def _store_hot(
     status = os.stat(location.data)
 
     def copy(report: Report) -> Optional[Dict[str, Any]]:
-        return None if os.getpid() in look.company.numbers else engine.copy(report, location.place, compact)
+        return None if _own_number() in look.company.numbers else engine.copy(report, location.place, compact)
 
     child = Child(
         copy,
@@ -193,6 +193,11 @@ def _lock_of(location: Location) -> Tuple[Optional[int], Company, Optional[str]]
     if library and library != _own_library():
         return version, company, f"{location.name} is used through {library}, another C library than that of this host"
     return version, company, None
+
+
+def _own_number() -> int:
+    """Of the child."""
+    return os.getpid()
 
 
 def _own_library() -> str:
