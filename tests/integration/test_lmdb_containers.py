@@ -21,7 +21,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operatio
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.restore import restore
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import Repository
 from ansible_collections.embedded.db_backup.tests.containers import IMAGE, Containers, engine, over_tcp
-from ansible_collections.embedded.db_backup.tests.fixtures import lmdb_application
+from ansible_collections.embedded.db_backup.tests.fixtures import heed_application, lmdb_application
 from ansible_collections.embedded.db_backup.tests.tools import (
     CHECKOUT,
     Command,
@@ -96,6 +96,12 @@ class Application:
         eventually(lambda: self.acknowledged() > before + 1, "the application goes on")
         state = self.containers.state(self.container)
         assert (state["Running"], state["Paused"]) == (True, False)
+
+
+def heed_acknowledged(ledger: Path) -> int:
+    """The last generation that the application of heed has noted."""
+    lines = ledger.read_text().split("\n")[:-1]
+    return int(lines[-1]) if lines else 0
 
 
 def judge(copy: Path, acknowledged: int) -> None:
@@ -184,6 +190,31 @@ class TestWays:
         assert dbbackup.ok("run", "single")["backup"]["source"]["single_file"]
         dbbackup.ok("restore", "single", "--dest", tmp_path / "single.lmdb")
         assert content_of(tmp_path / "single.lmdb") == single
+
+    def test_an_application_of_heed(self, containers: Containers, dbbackup: Command, tmp_path: Path) -> None:
+        """All three environments unlocked, as on the host, with the media that they tell of."""
+        try:
+            program = heed_application.program()
+        except heed_application.MissingError as missing:
+            pytest.skip(str(missing))
+        data, ledger = tmp_path / "data", tmp_path / "ledger/ledger"
+        heed_application.seed(data, 2, visual=True)
+        ledger.parent.mkdir()
+        binds = [f"{program}:/program:ro", f"{data}:/srv/data", f"{ledger.parent}:/ledger"]
+        command = ["/program", "write", "/srv/data", "/ledger/ledger", "--pause", "1000"]
+        container = containers.run(command, name=NAME, binds=binds, ready="/ledger/ledger")
+        eventually(lambda: heed_acknowledged(ledger) > 0, "the application writes")
+        dbbackup.job("memory", "/srv/data", container=NAME, include=["media"])
+        acknowledged = heed_acknowledged(ledger)
+        source = dbbackup.ok("run", "memory")["backup"]["source"]
+        paths = ["vector/data.mdb", "vector/visual/data.mdb", "graph/data.mdb"]
+        assert [(one["path"], one["method"]) for one in source["environments"]] == [
+            (path, "optimistic") for path in paths
+        ]
+        dbbackup.ok("restore", "memory", "--dest", tmp_path / "restored")
+        heed_application.judge(tmp_path / "restored", acknowledged)
+        eventually(lambda: heed_acknowledged(ledger) > acknowledged + 1, "the application goes on")
+        assert containers.state(container)["Running"]
 
     @pytest.mark.parametrize("name", ["data.mdb", "lock.mdb"])
     def test_links_lead_to_no_file_of_the_host(
