@@ -59,8 +59,8 @@ options:
         to mount, which the service of a timer does not have.
       - With V(freeze), V(cold) and V(snapshot) all environments and O(include) are as of one point in time.
       - V(auto) chooses V(hot) where a library here can take part in the locking, else V(optimistic), and V(freeze)
-        where that fails and O(freeze_timeout) is given. A reader that gives no sign of life for O(timeout) is ended, and
-        V(optimistic) tried.
+        where that fails and O(freeze_timeout) is given. A reader that gives no sign of life for O(timeout) is ended,
+        and V(optimistic) tried.
     type: str
     choices: [auto, hot, optimistic, freeze, cold, snapshot]
     default: auto
