@@ -42,6 +42,13 @@ while True:
         ledger.write("%d 0\\n" % number)
     time.sleep(0.2)
 """
+OPENED = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "r+b")
+fcntl.lockf(lock, fcntl.LOCK_SH, 1, 0)
+print("ready", flush=True)
+time.sleep(1000)
+"""
 IN_ITS_OWN_NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
@@ -131,6 +138,19 @@ class TestNamespaces:
             assert 1 in found.numbers
             dbbackup.job("kg", application.data)
             assert backed_up(dbbackup, "kg", application, tmp_path / "restored")["method"] == "hot"
+
+    def test_who_has_not_read_yet_has_a_number_too(self, tmp_path: Path) -> None:
+        """It may read any moment, and holds the lock that mdb_env_open takes."""
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to make PID namespaces: run it as root")
+        lock = tmp_path / "lock.mdb"
+        lock.write_bytes(bytes(8192))
+        with process(
+            [*IN_ITS_OWN_NAMESPACE, sys.executable, "-c", OPENED, str(lock)], stdout=subprocess.PIPE
+        ) as opener:
+            assert opener.stdout
+            assert opener.stdout.readline() == b"ready\n"
+            assert company.company_of(lock) == company.Company(frozenset([1]))
 
     def test_those_of_this_one_have_the_numbers_that_are_known(self, tmp_path: Path) -> None:
         with application_of_this_host(tmp_path).working() as application:
