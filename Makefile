@@ -13,7 +13,7 @@ demo: setup  ## back up a live LMDB application and prove that the backup restor
 	@.venv/bin/python demo/demo.py
 
 setup-test:  ## the same with all that the tests need
-	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3 pg_ctlcluster=postgresql \
+	@$(PYTHON) tools/debian.py zstd=zstd mdb_copy=lmdb-utils git=git shellcheck=shellcheck faketime=faketime sqlite3=sqlite3 pg_ctlcluster=postgresql musl-gcc=musl-tools \
 		/usr/sbin/mkfs.xfs=xfsprogs /usr/bin/btrfs=btrfs-progs setfacl=acl \
 		java=default-jre-headless clojure=clojure /usr/share/java/nrepl.jar=libnrepl-clojure npm=npm
 	@$(PYTHON) tools/setup.py requirements-test.txt

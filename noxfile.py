@@ -114,7 +114,7 @@ def molecule(session: nox.Session) -> None:
 def containers(session: nox.Session) -> None:
     """Tests against databases in real containers, which the stage integration skips."""
     chroma_environment(session)
-    names = ("test_containers", "test_chroma_containers", "test_capture_hold")
+    names = ("test_containers", "test_lmdb_containers", "test_chroma_containers", "test_capture_hold")
     tests = [f"tests/integration/{name}.py" for name in names]
     run_with_engine(session, "pytest", *(session.posargs or tests))
 

@@ -42,14 +42,17 @@ http.server.ThreadingHTTPServer(("", 8000), Answer).serve_forever()
 """
 # Takes connections over TCP and hands them on to a socket.
 FORWARDER = """
-import socket, sys, threading
+import contextlib, socket, sys, threading
 def forward(one, other):
     try:
         while data := one.recv(1 << 16):
             other.sendall(data)
         other.shutdown(socket.SHUT_WR)
     except OSError:
-        pass
+        # As a network would tell it, so that the engine ends what nobody wants any more.
+        for end in one, other:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
 while True:
@@ -71,7 +74,9 @@ class Containers:
     def run(self, command: list[str] | None, *, image: str = IMAGE, ready: str = "", **settings: Any) -> str:
         """Start a container and wait until the file ready is there; returns its id."""
         names = {
-            key: settings.pop(key) for key in ("name", "environment", "working_dir", "entrypoint") if key in settings
+            key: settings.pop(key)
+            for key in ("name", "environment", "working_dir", "entrypoint", "user")
+            if key in settings
         }
         volumes = [*settings.pop("volumes", []), *(bind.split(":")[1] for bind in settings.get("binds", []))]
         host = self.client.create_host_config(**settings)

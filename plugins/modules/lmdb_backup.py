@@ -25,30 +25,47 @@ options:
       - An environment directory, a single data file (C(MDB_NOSUBDIR)), or a directory below which environments are
         discovered, that is every directory with a C(data.mdb). Hidden directories and links are passed over;
         environments there are told in warnings.
+      - It is on the target or, with O(container), in the container.
       - Each environment is consistent in itself; several are copied one after the other, unless O(method) holds them
         still together.
     type: path
     required: true
+  container:
+    description:
+      - Name or id of the running container that the application is in. Nothing is executed in it. Its files are reached
+        through its volumes, or the root of its file system, from the host of its Docker engine.
+      - With V(freeze) as O(method) it is paused for a moment, with V(cold) stopped and started again, which takes a
+        volume. Where its files can only be had of its engine, as one on another host, it is paused while they are
+        copied, if O(freeze_timeout) or V(freeze) allow that.
+      - An application in a container can also be backed up by its O(path) on this host, without this option.
+    type: str
+  docker_host:
+    description:
+      - Address of the Docker engine of O(container), as C(unix:///run/user/1000/docker.sock).
+      - Without it, the environment variable E(DOCKER_HOST), else the socket of this host.
+    type: str
   method:
     description:
       - How the copy is made. V(hot) is a read transaction.
       - V(optimistic) reads the file without any lock, accepts the copy only if no commit can have touched it, and else
         tries again, a few times. It is for applications whose lock file no library here understands, as those of heed,
-        and fails while one commits without a pause. Its copies are always opened and read whole.
+        or may use, as those of another C library and those in another container that cannot be seen from here. It fails
+        while one commits without a pause. Its copies are always opened and read whole.
       - V(nrepl) has Datalevin make the copy itself, in the process that has the database open and whose nREPL server is
         told by O(port), O(socket) or O(port_file). Without a O(library) nothing here can open the copy, which the
         manifest and a warning tell; its checksums are compared.
       - V(freeze) copies while the application runs, has it stand still for a moment to copy what has changed since, and
-        lets it go on, at the latest after O(freeze_timeout), also when the backup is killed. Without O(service), what
-        stands still are all processes that have the files open.
-      - V(cold) does the same with O(service) stopped, and started again.
+        lets it go on, at the latest after O(freeze_timeout), also when the backup is killed. Without O(service) and
+        O(container), what stands still are all processes that have the files open.
+      - V(cold) does the same with O(service) or O(container) stopped, and started again.
       - V(snapshot) takes a reflink where the repository is on the same XFS or btrfs, else a snapshot of btrfs, LVM or
         ZFS. The paths of LVM and ZFS ran only against recorded commands so far. Snapshots, unlike reflinks, need rights
         to mount, which the service of a timer does not have.
       - With V(freeze), V(cold) and V(snapshot) all environments and O(include) are as of one point in time.
       - V(auto) chooses V(hot) where a library here can take part in the locking, V(nrepl) for Datalevin without a
         O(library) where a server is told, else a reflink of each environment where the repository is on the same XFS or
-        btrfs, else V(optimistic), and V(freeze) where that fails and O(freeze_timeout) is given.
+        btrfs and no O(container) is named, else V(optimistic), and V(freeze) where that fails and O(freeze_timeout) is
+        given. A reader that gives no sign of life for O(timeout) is ended, and V(optimistic) tried.
     type: str
     choices: [auto, hot, optimistic, nrepl, freeze, cold, snapshot]
     default: auto
@@ -100,6 +117,7 @@ options:
     default: 60
 requirements:
   - On the target the Python library C(lmdb), or the programs of C(lmdb-utils).
+  - For O(container) the Python library C(docker).
 extends_documentation_fragment:
   - embedded.db_backup.nrepl
   - embedded.db_backup.backup
@@ -149,6 +167,12 @@ EXAMPLES = r"""
     path: /srv/facts
     port_file: /srv/app/.nrepl-port
     directory: /srv/app/exchange
+
+- name: Back up the environment that an application in a container has on a volume
+  embedded.db_backup.lmdb_backup:
+    name: kg
+    container: kg
+    path: /data
 
 - name: Back up a single file, only after changes
   embedded.db_backup.lmdb_backup:
@@ -252,6 +276,11 @@ backup:
             methods.
           type: str
           sample: reflink
+        container:
+          description: Name, ids, image and names of environment variables of the container, the C(directory) there, the
+            C(way) to its files, V(volume), V(merged), V(process) or V(archive), and as C(paused_ms) for how many
+            milliseconds it was paused for an archive. Null without a container.
+          type: dict
         include:
           description: For each path of O(include) its C(path), its number of C(files) and C(directories), their
             C(size) in bytes,
@@ -405,6 +434,8 @@ def main() -> None:
             },
             "compact": {"type": "bool", "default": False},
             "include": {"type": "list", "elements": "str", "default": []},
+            "container": {"type": "str"},
+            "docker_host": {"type": "str"},
             "service": {"type": "str"},
             "freeze_timeout": {"type": "float"},
             "library": {"type": "path"},
@@ -414,6 +445,8 @@ def main() -> None:
             **NREPL_ARGUMENTS,
             **BACKUP_ARGUMENTS,
         },
+        mutually_exclusive=[("container", "service")],
+        required_by={"docker_host": ["container"]},
         supports_check_mode=True,
     )
     finish(module, lambda: run_backup(module, "lmdb"))

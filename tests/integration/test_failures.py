@@ -256,13 +256,17 @@ def test_a_writer_that_hangs_in_its_transaction_delays_no_longer_than_the_timeou
 ) -> None:
     """LMDB lets a plain copy wait for the writer, for the moment in which it takes its snapshot."""
     make_environment(tmp_path / "source")
-    dbbackup.job("kg", tmp_path / "source", timeout=1)
+    dbbackup.job("kg", tmp_path / "source", timeout=1, method="hot")
+    dbbackup.job("unlocked", tmp_path / "source", timeout=1)
     dbbackup.job("compact", tmp_path / "source", compact=True)
     with holding(HOLD_WRITER, tmp_path / "source") as writer:
         writer.send_signal(signal.SIGSTOP)
         dbbackup.ok("run", "compact")
         with nothing_published(dbbackup):
             assert "gave no sign of life" in dbbackup.fails(1, "run", "kg")
+        (environment,) = dbbackup.ok("run", "unlocked")["backup"]["source"]["environments"]
+        assert environment["method"] == "optimistic"
+        assert "gave no sign of life for 1 seconds" in environment["reason"]
         writer.send_signal(signal.SIGCONT)
         put = [sys.executable, "-c", HOLD_WRITER, str(tmp_path / "source")]
         with process(put, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as waiting:

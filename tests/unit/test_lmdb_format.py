@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import struct
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ import pytest
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors import SourceError
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.lmdb.format import (
     foreign_lock,
+    lock_library,
     lock_version,
     parse_metas,
     read_metas,
@@ -153,3 +155,16 @@ class TestLock:
     def test_of_this_protocol(self, tmp_path: Path) -> None:
         assert foreign_lock(tmp_path / "data.mdb", 1) is None
         assert foreign_lock(tmp_path / "data.mdb", None) is None
+
+    def test_whose_mutexes_it_has(self, data: Path) -> None:
+        lock = data.with_name("lock.mdb")
+        own = lock_library(lock)
+        assert own == ("glibc" if "glibc" in platform.libc_ver() else "musl")
+        content = bytearray(lock.read_bytes())
+        # The first mutex begins at byte 8. A locked one of glibc begins with the number of a thread, whichever that is.
+        for first, fifth, library in [(0x84, 0, "musl"), (0x84, 0x90, "glibc"), (0, 0x90, "glibc"), (0, 0, None)]:
+            content[8:28] = struct.pack("<IIIII", first, 0, 0, 0, fifth)
+            lock.write_bytes(content)
+            assert lock_library(lock) == library
+        lock.write_bytes(content[:20])
+        assert lock_library(lock) is None

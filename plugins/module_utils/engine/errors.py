@@ -42,6 +42,10 @@ class SourceError(BackupError):
     """The database cannot be captured: missing, unreadable, of another kind, or not answering."""
 
 
+class SilentError(SourceError):
+    """A process that reads a database gave no sign of life in its time."""
+
+
 class NoConnectionError(SourceError):
     """No server can be spoken to, so that nothing was evaluated or changed by it."""
 

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Type
 
-from .errors import BackupError, CorruptError, SourceError, UsageError, naming, sentence
+from .errors import BackupError, CorruptError, SilentError, SourceError, UsageError, naming, sentence
 from .stream.stages import CHUNK, write_all
 
 # Seconds of silence.
@@ -232,7 +232,8 @@ class Child:
             return
         if left < self._timeout:
             raise self._unfinished("could not be finished in the time that the application may stand still")
-        raise self._unfinished(f"gave no sign of life for {self._timeout:g} seconds and was ended")
+        ending = f"gave no sign of life for {self._timeout:g} seconds and was ended"
+        raise SilentError(f"{self._what} {ending}") if self._failing is SourceError else self._unfinished(ending)
 
     def _unfinished(self, ending: str) -> BackupError:
         """The error for an end that says nothing of what was read: it must not be remembered as damage."""

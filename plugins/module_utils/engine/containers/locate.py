@@ -20,13 +20,15 @@ from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tup
 
 from ..errors import RestoreError, SourceError, UsageError
 from . import archive, inside
-from .container import Container
+from .container import Container, Decoder
 from .daemon import Daemon
 from .pause import paused
 from .place import Place
 
 PAUSE_SECONDS = 60.0
 _ROOT = PurePosixPath("/")
+# As the engine tells of modes, those of the language Go.
+_DIRECTORY_BIT = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,20 @@ class Look:
         except OSError:
             return False
 
+    def is_directory(self, path: PurePosixPath) -> bool:
+        """Whether there is a directory at this path, or at the end of links from there."""
+        if self.root is None:
+            status = self._daemon.path_status(self.container, str(path)) or {}
+            target = status.get("linkTarget")
+            if target:
+                status = self._daemon.path_status(self.container, str(target)) or {}
+            return bool(Decoder(status).number("mode") & _DIRECTORY_BIT)
+        try:
+            with inside.resolved(self.root, path):
+                return True
+        except OSError:
+            return False
+
     def in_use(self, file_name: str) -> List[PurePosixPath]:
         """Where processes of the container have a file of this name open, as far as one can see."""
         return [] if self.root is None else inside.directories_in_use(self.container, self.root, file_name)
@@ -117,28 +133,34 @@ def locate(
     container: str,
     docker_host: Optional[str],
     path: Optional[Path],
-    file_name: str,
+    file_name: Optional[str],
     scratch: Optional[Path] = None,
     *,
     guess: Optional[Guess] = None,
     include: Sequence[str] = (),
-    pause_limit: float = PAUSE_SECONDS,
+    pause_limit: Optional[float] = PAUSE_SECONDS,
+    may_end: bool = False,
 ) -> Iterator[Located]:
     """The directory path of a running container, or without one that in which it has file_name.
 
+    Without file_name, path may also be that of a file; what is located is its directory then.
+
     Then guess names directories to try; that in which a process of the container has the file open counts more. scratch
     is an empty private directory for the way of the archive; include has absolute paths that surroundings must have
-    then, pause_limit how many seconds the container may be paused. The places are valid until this is left.
-    Raises SourceError, also on leaving when the container ended meanwhile.
+    then, pause_limit how many seconds the container may be paused, None that it may not. The places are valid until
+    this is left. Raises SourceError, also on leaving when the container ended meanwhile, unless it may.
     """
     with Daemon(docker_host) as daemon, contextlib.ExitStack() as stack:
         found = daemon.find(container)
         found.refuse_unless_running()
         root = stack.enter_context(inside.entered(found)) if daemon.is_local else None
         look = Look(daemon, found, root)
-        candidate = _asked_for(path) if path else _found(look, file_name, guess)
-        if not look.exists(candidate.directory / file_name):
-            raise SourceError(f"there is no {candidate.directory / file_name} in container {found.name}")
+        candidate = _asked_for(path) if path else _found(look, file_name or "", guess)
+        wanted = candidate.directory / (file_name or "")
+        if not look.exists(wanted):
+            raise SourceError(f"there is no {wanted} in container {found.name}")
+        if file_name is None and not look.is_directory(wanted):
+            candidate = candidate._replace(directory=wanted.parent)
         reached = stack.enter_context(
             _by_archive(_Fetch(daemon, found, scratch, include, pause_limit), candidate.directory)
             if root is None
@@ -146,7 +168,7 @@ def locate(
         )
         yield Located(reached.place, reached.surroundings, _facts(found, candidate, reached), _warnings(found))
         # Whatever was copied of a container that died meanwhile may be half of what it was about to write.
-        if not found.is_same_run(daemon.look(found.id)):
+        if not may_end and not found.is_same_run(daemon.look(found.id)):
             raise SourceError(f"container {found.name} ended while it was backed up; start it and run the backup again")
 
 
@@ -224,15 +246,15 @@ def _warnings(container: Container) -> List[str]:
 @contextlib.contextmanager
 def _by_host(look: Look, root: int, directory: PurePosixPath) -> Iterator[_Reached]:
     """Places whose root is a directory this process has open, so that nobody can put another in its stead."""
-    surroundings = Place(Path("/"), root=_path_of(root))
+    surroundings = Place(Path("/"), root=path_of(root))
     with inside.resolved(root, directory) as wanted:
         for way, source, path in _sources(look.container, wanted.path):
             with contextlib.ExitStack() as stack:
                 opened = stack.enter_context(_opened(source))
                 if opened is not None and _is_same(opened, path, wanted.identity):
-                    yield _Reached(way, Place(Path(path), root=_path_of(opened)), surroundings)
+                    yield _Reached(way, Place(Path(path), root=path_of(opened)), surroundings)
                     return
-        yield _Reached("process", Place(Path(wanted.path), root=_path_of(root)), surroundings)
+        yield _Reached("process", Place(Path(wanted.path), root=path_of(root)), surroundings)
 
 
 def _sources(container: Container, directory: PurePosixPath) -> Iterator[Tuple[str, Path, PurePosixPath]]:
@@ -267,7 +289,8 @@ def _is_same(root: int, path: PurePosixPath, identity: inside.Identity) -> bool:
         return False
 
 
-def _path_of(descriptor: int) -> Path:
+def path_of(descriptor: int) -> Path:
+    """A path by which children of this process reach what it has open."""
     return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
@@ -279,7 +302,7 @@ class _Fetch:
     container: Container
     scratch: Optional[Path]
     include: Sequence[str]
-    pause_limit: float
+    pause_limit: Optional[float]
 
     def unpack(self, path: str, target: Path, deadline: Optional[float] = None) -> None:
         """Fetch a file or directory to below a private directory."""
@@ -292,6 +315,11 @@ def _by_archive(fetch: _Fetch, directory: PurePosixPath) -> Iterator[_Reached]:
     if not fetch.scratch:
         yield _Reached("archive")
         return
+    if fetch.pause_limit is None:
+        raise SourceError(
+            f"the files of container {fetch.container.name} can only be had of its engine while it is paused; "
+            "use method freeze, or allow it with freeze_timeout"
+        )
     with tempfile.TemporaryDirectory(dir=fetch.scratch) as private:
         target, around = Path(private, "directory"), Path(private, "surroundings")
         for made in (target, around):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Union
 
+from ...containers.locate import ContainerFacts
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError
 from ...paths import is_safe_relative, overlap
@@ -49,7 +50,8 @@ class Details:
 
     point_in_time: whether all environments and included files are as of one point in time, or each as of its own, in
     the order in which they stand here, the included files last. paused_ms is for how many milliseconds the application
-    stood still for that, if it did. snapshot is which of its ways the method snapshot took, as btrfs.
+    stood still for that, if it did. snapshot is which of its ways the method snapshot took, as btrfs, container the one
+    that they were in.
     """
 
     environments: List[Environment]
@@ -58,9 +60,10 @@ class Details:
     point_in_time: str = EACH
     paused_ms: Optional[int] = None
     snapshot: Optional[str] = None
+    container: Optional[ContainerFacts] = None
 
 
-def origin(path: Path, details: Details, size: int) -> Origin:
+def origin(path: Union[Path, str], details: Details, size: int) -> Origin:
     """What a manifest tells of the source; size is in bytes."""
     only = details.environments[0].position if len(details.environments) == 1 else None
     return Origin(path=str(path), size=size, position=only, details=encode(details))

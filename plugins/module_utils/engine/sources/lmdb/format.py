@@ -31,6 +31,10 @@ _HEADERS = {LMDB: 16, DLMDB: 16, LMDB_1: 24}
 _META_SIZE = 136
 _LARGEST_PAGE = 65536
 _LOCK_VERSION_MASK = 0xFFF
+_LOCK_HEAD = 28
+# C libraries, and the kind of a robust mutex that is shared by processes.
+GLIBC, MUSL = "glibc", "musl"
+_GLIBC_KIND, _MUSL_KIND = 0x90, 0x84
 _TRIES = 10
 
 # magic, data version, fixed address, map size; free and main database of 48 bytes each; last page, transaction id
@@ -75,14 +79,14 @@ def parse_metas(head: bytes, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
     return sorted(metas, key=lambda meta: meta.txnid, reverse=True)
 
 
-def read_metas(data: Path, versions: Tuple[int, ...] = (LMDB,)) -> List[Meta]:
+def read_metas(data: Path, versions: Tuple[int, ...] = (LMDB,), shown: Optional[Path] = None) -> List[Meta]:
     """The meta pages of a data file of these versions that an application may be writing to.
 
-    Raises SourceError when it is not a whole one, with what it is instead.
+    shown as for open_data. Raises SourceError when it is not a whole one, with what it is instead.
     """
-    descriptor = open_data(data)
+    descriptor = open_data(data, shown)
     try:
-        return metas_of(descriptor, data, versions)
+        return metas_of(descriptor, shown or data, versions)
     finally:
         os.close(descriptor)
 
@@ -122,23 +126,27 @@ def describes_database(value: bytes) -> bool:
     return bool(depth > 0 and leaf > 0 and entries > 0 and root > 1)
 
 
-def lock_version(lock: Path) -> Optional[int]:
-    """The version of the lock file, None where there is none or it is still empty."""
-    try:
-        descriptor = open_data(lock)
-    except FileNotFoundError:
-        return None
-    try:
-        with naming(lock):
-            head = os.pread(descriptor, 8, 0)
-    finally:
-        os.close(descriptor)
+def lock_version(lock: Path, shown: Optional[Path] = None) -> Optional[int]:
+    """The version of the lock file, None where there is none or it is still empty; shown as for open_data."""
+    head = _head_of_lock(lock, shown)
     if len(head) < 8:
         return None
-    magic, version = struct.unpack("<II", head)
-    if magic != _MAGIC:
-        raise SourceError(f"{lock} is not the lock file of an LMDB environment")
-    return int(version) & _LOCK_VERSION_MASK
+    if _word(head, 0) != _MAGIC:
+        raise SourceError(f"{shown or lock} is not the lock file of an LMDB environment")
+    return _word(head, 4) & _LOCK_VERSION_MASK
+
+
+def lock_library(lock: Path, shown: Optional[Path] = None) -> Optional[str]:
+    """The C library whose mutexes are in a lock file of version 1, glibc or musl; None where that cannot be told.
+
+    Each takes the mutex of the other for a locked one, and harms it: it must not be touched. Source: the member of
+    pthread_mutex_t that has its kind, robust and shared, on 64-bit machines; the first mutex begins at byte 8.
+    """
+    head = _head_of_lock(lock, shown)
+    kind = _word(head, 24) if len(head) >= _LOCK_HEAD else None
+    if kind == _GLIBC_KIND:
+        return GLIBC
+    return MUSL if kind == 0 and _word(head, 8) == _MUSL_KIND else None
 
 
 def foreign_lock(data: Path, version: Optional[int]) -> Optional[str]:
@@ -150,19 +158,35 @@ def foreign_lock(data: Path, version: Optional[int]) -> Optional[str]:
     return None
 
 
-def open_data(path: Path) -> int:
-    """Open a data or lock file for reading. Raises SourceError, also for a link and for what is no regular file."""
+def open_data(path: Path, shown: Optional[Path] = None) -> int:
+    """Open a data or lock file for reading. Raises SourceError, also for a link and for what is no regular file.
+
+    With shown, the name for messages, path is a link of our own to an open file, and followed.
+    """
+    follow = 0 if shown else os.O_NOFOLLOW
     try:
-        descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow)
     except FileNotFoundError:
         raise
     except OSError as error:
         reason = "it is a link; name the file that it leads to" if error.errno == errno.ELOOP else error.strerror
-        raise SourceError(f"{path} cannot be read: {reason}") from error
+        raise SourceError(f"{shown or path} cannot be read: {reason}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise SourceError(f"{path} is not a regular file")
+        raise SourceError(f"{shown or path} is not a regular file")
     return descriptor
+
+
+def _head_of_lock(lock: Path, shown: Optional[Path]) -> bytes:
+    try:
+        descriptor = open_data(lock, shown)
+    except FileNotFoundError:
+        return b""
+    try:
+        with naming(shown or lock):
+            return os.pread(descriptor, _LOCK_HEAD, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _stable_head(descriptor: int) -> bytes:

@@ -49,12 +49,47 @@ class Database:
 
 
 @dataclasses.dataclass(frozen=True)
+class Links:
+    """Links to the files of an environment that are open already, made where nobody else can put others in their stead.
+
+    descriptors are of the files: a child must keep them. shown is how messages name the directory.
+    """
+
+    directory: Path
+    descriptors: Tuple[int, ...]
+    shown: Path
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
-    """Where an environment lives, seen from its directory: names of the data and the lock file."""
+    """Where an environment lives, seen from its directory: names of the data and the lock file.
+
+    With links, it is opened by them, not in its own directory.
+    """
 
     data: str
     lock: str
     subdir: bool
+    links: Optional[Links] = None
+
+    @property
+    def descriptors(self) -> Tuple[int, ...]:
+        """What whoever opens it needs."""
+        return self.links.descriptors if self.links else ()
+
+    @property
+    def shown_data(self) -> Optional[Path]:
+        """How messages name the data file, where links lead to it."""
+        return self.links.shown / self.data if self.links else None
+
+    @property
+    def shown_lock(self) -> Optional[Path]:
+        """The same of the lock file."""
+        return self.links.shown / self.lock if self.links else None
+
+    def name(self) -> str:
+        """What messages of a process in its directory call the data file."""
+        return str(self.shown_data or os.path.join(os.getcwd(), self.data))
 
 
 def copier() -> str:
@@ -127,7 +162,7 @@ def _copy_with_library(report: Report, place: Place, compact: bool, locked: bool
 
 def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> Dict[str, Any]:
     data = Path(place.data)
-    meta, most_named = read_metas(data, _versions())[0], _MOST_NAMED if compact else 0
+    meta, most_named = _metas(place)[0], _MOST_NAMED if compact else 0
     opened = _opened(report, data, meta, subdir=place.subdir, locked=locked, most_named=most_named)
     with opened as (environment, handles):
         if not compact:
@@ -135,7 +170,7 @@ def _copy_opened(report: Report, place: Place, compact: bool, locked: bool) -> D
             environment.copyfd(report.output, False)
             return {}
         with environment.begin(buffers=True) as transaction:
-            known = _describe(report, transaction, handles, data)
+            known = _describe(report, transaction, handles, place)
             try:
                 environment.copyfd(report.output, True, transaction)
                 return known
@@ -149,12 +184,18 @@ def _free_dead_readers(place: Place) -> None:
     """Have mdb_stat free the slots of readers that ended without a word; py-lmdb needs a free one just to open."""
     if shutil.which("mdb_stat"):
         path = ["."] if place.subdir else ["-n", place.data]
-        subprocess.run(["mdb_stat", "-rr", *path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        command = ["mdb_stat", "-rr", *path]
+        silent: Dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(command, **silent, check=False, pass_fds=place.descriptors)
 
 
-def _describe(report: Report, transaction: Any, handles: _Handles, data: Path) -> Dict[str, Any]:
+def _metas(place: Place) -> List[Meta]:
+    return read_metas(Path(place.data), _versions(), place.shown_data)
+
+
+def _describe(report: Report, transaction: Any, handles: _Handles, place: Place) -> Dict[str, Any]:
     txnid = transaction.id()
-    meta = next((meta for meta in read_metas(data, _versions()) if meta.txnid == txnid), None)
+    meta = next((meta for meta in _metas(place) if meta.txnid == txnid), None)
     databases = None
     # Named databases may have come and gone since the handles were opened.
     if handles is not None and {_text(name) for name in _names(report, transaction)} == set(handles) - {None}:
@@ -163,7 +204,7 @@ def _describe(report: Report, transaction: Any, handles: _Handles, data: Path) -
 
 
 def _explain(place: Place, error: Exception) -> str:
-    path = os.path.join(os.getcwd(), place.data)
+    path = place.name()
     if isinstance(error, lmdb.ReadersFullError):
         if not shutil.which("mdb_stat"):
             return f"the reader table of {path} is full; install lmdb-utils, which can free the slots of dead readers"
@@ -281,11 +322,11 @@ def _copy_with_program(report: Report, place: Place, compact: bool, locked: bool
             data = stack.enter_context(_without_lock(Path("/proc/self/cwd") / data))
         source = str(data.parent if place.subdir else data)
         options = ["-c"] * compact + ["-n"] * (not place.subdir)
-        with _started(["mdb_copy", *options, source], report.output) as process:
+        with _started(["mdb_copy", *options, source], report.output, place.descriptors) as process:
             message = cast(IO[bytes], process.stderr).read().decode(errors="replace").strip()
     if process.returncode != 0:
         message = message or f"status {process.returncode}"
-        raise SourceError(f"{os.path.join(os.getcwd(), place.data)} cannot be copied: {message}")
+        raise SourceError(f"{place.name()} cannot be copied: {message}")
 
 
 def _started(command: List[str], output: int, descriptors: Sequence[int] = ()) -> subprocess.Popen[bytes]:

@@ -26,21 +26,34 @@ _UCOTRON_LOCK = "ucotron-writer.lock"
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """One environment: its directory, its files there, and the path of the data file below the root of the source."""
+    """One environment: its directory, its files there, and the path of the data file below the root of the source.
+
+    entered is the directory in which a process opens it.
+    """
 
     directory: Path
     place: Place
     path: str
 
     @property
+    def entered(self) -> Path:
+        """Its own, or that of the links to it."""
+        return self.place.links.directory if self.place.links else self.directory
+
+    @property
     def data(self) -> Path:
         """The data file."""
-        return self.directory / self.place.data
+        return self.entered / self.place.data
 
     @property
     def lock(self) -> Path:
         """The lock file, which need not exist."""
-        return self.directory / self.place.lock
+        return self.entered / self.place.lock
+
+    @property
+    def name(self) -> str:
+        """How messages name the data file."""
+        return str(self.place.shown_data or self.data)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def store(staging: Staging, location: Location, timeout: float, *, is_held: bool
                 # Writers come in bursts: the next try may fall between two of them.
                 time.sleep(_FIRST_WAIT * 2 ** (tries - 1))
     raise OvertakenError(
-        f"{location.data} was written to faster than it could be copied, {TRIES} times; use method freeze, or allow it "
+        f"{location.name} was written to faster than it could be copied, {TRIES} times; use method freeze, or allow it "
         "with freeze_timeout, or use method cold with the service of the application"
     )
 
@@ -84,16 +84,17 @@ def copy(report: Report, place: Place) -> Dict[str, Any]:
     Returns txnid and fingerprint, and as kept whether what was written is of that one state.
     """
     data = Path(place.data)
-    descriptor = open_data(data)
+    descriptor = open_data(data, place.shown_data)
     try:
         # Before the metas: what is missing behind it was seen to be free pages.
         size = os.fstat(descriptor).st_size
-        meta = metas_of(descriptor, data, KNOWN)[0]
+        meta = metas_of(descriptor, place.shown_data or data, KNOWN)[0]
         kept = True
         try:
             for chunk in _pages(descriptor, meta, size):
                 write_all(report.output, chunk)
-            _check_same_file(descriptor, data)
+            if not place.links:
+                _check_same_file(descriptor, data)
         except _Overtaken:
             kept = False
         return {"kept": kept, "txnid": meta.txnid, "fingerprint": meta.fingerprint}
@@ -105,10 +106,11 @@ def _store_once(staging: Staging, location: Location, timeout: float, tries: int
     status = os.stat(location.data)
     child = Child(
         lambda report: copy(report, location.place),
-        what=f"the copy of {location.data}",
+        what=f"the copy of {location.name}",
         timeout=timeout,
         owner=None if is_held else Owner.of(status),
-        directory=location.directory,
+        directory=location.entered,
+        descriptors=location.place.descriptors,
     )
     with child, staging.store(location.path, status) as stream:
         for chunk in child.chunks():
@@ -116,6 +118,8 @@ def _store_once(staging: Staging, location: Location, timeout: float, tries: int
         told = child.result()
         if not told["kept"]:
             raise _Overtaken
+        if location.place.links:
+            _check_linked_file(location)
     return Copied(told["txnid"], told["fingerprint"], tries)
 
 
@@ -146,6 +150,13 @@ def _pages(descriptor: int, meta: Meta, size: int) -> Iterator[bytes]:
     # Asked here once more: an environment of nothing but its meta pages has no chunk.
     if os.pread(descriptor, meta.page_size, place) != slot:
         raise _Overtaken
+
+
+def _check_linked_file(location: Location) -> None:
+    """Links lead to the file that is open, whatever has become of its name."""
+    named = location.directory / location.place.data
+    if not os.path.samestat(os.stat(location.data), os.stat(named, follow_symlinks=False)):
+        raise SourceError(f"{location.name} was replaced by another file while it was copied; run it again")
 
 
 def _check_same_file(descriptor: int, data: Path) -> None:

@@ -29,8 +29,9 @@ _COMPACTING = (AUTO, HOT, NREPL)
 class LmdbOptions:
     """What a job of type lmdb can say. timeout is the longest silence of a child process, in seconds.
 
-    library is the shared library of a fork, or the jar, uberjar or wheel of Datalevin that brings one. service is the
-    application, freeze_timeout for how many seconds it may stand still. One of port, socket and port_file, with host
+    path is on this host, or in the container that is named. library is the shared library of a fork, or the jar,
+    uberjar or wheel of Datalevin that brings one. service or container is the application, freeze_timeout for how many
+    seconds it may stand still. One of port, socket and port_file, with host
     and tls_keys, is the nREPL server of a process that has Datalevin open, connection the var that holds it, directory
     where that process puts its copy.
     """
@@ -41,6 +42,8 @@ class LmdbOptions:
     include: List[str] = dataclasses.field(default_factory=list)
     library: Optional[str] = None
     service: Optional[str] = None
+    container: Optional[str] = None
+    docker_host: Optional[str] = None
     freeze_timeout: Optional[float] = None
     host: Optional[str] = None
     port: Optional[int] = None
@@ -58,6 +61,10 @@ class LmdbOptions:
         if self.compact and self.method not in _COMPACTING:
             raise UsageError(f"method {self.method} copies the file as it is; leave out compact")
         check_timeout(self.timeout)
+        if self.docker_host is not None and self.container is None:
+            raise UsageError("docker_host is of use only together with container")
+        if self.container and self.method == AnySnapshot.name:
+            raise UsageError("method snapshot takes a path of this host; leave out container")
 
     def owning_process(self) -> Optional[OwningProcess]:
         """The process that has Datalevin open, if they tell of one.
@@ -70,6 +77,8 @@ class LmdbOptions:
             return None
         if self.method not in (AUTO, NREPL):
             raise UsageError(f"method {self.method} asks no server; leave out what tells where one is")
+        if self.container:
+            raise UsageError("an nREPL server is asked for a path of this host; leave out container")
         process = OwningProcess(address, self.connection, Path(self.directory or tempfile.gettempdir()))
         process.check(Path(self.path))
         return process

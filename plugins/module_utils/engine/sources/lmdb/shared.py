@@ -86,8 +86,7 @@ def copy(report: Report, artifact: Artifact, place: Place, compact: bool) -> Dic
 
     Returns what the library calls itself, under "library". Raises SourceError.
     """
-    where = os.path.join(os.getcwd(), place.data)
-    calls = _Calls(artifact, f"{where} cannot be copied", SourceError)
+    calls = _Calls(artifact, f"{place.name()} cannot be copied", SourceError)
     # Without a lock file no application runs, and opening must not create one.
     locked = os.path.exists(place.lock)
     path = "." if place.subdir else place.data

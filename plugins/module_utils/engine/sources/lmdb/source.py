@@ -11,26 +11,28 @@ import dataclasses
 import itertools
 import os
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from ...capture.choice import COLD, FREEZE, Halting
+from ...capture.choice import COLD, DEFAULT_FREEZE_SECONDS, FREEZE, Halting
 from ...capture.reflink import ReflinkWay
 from ...capture.snapshot import AnySnapshot
+from ...containers.container import Address
 from ...decoding import encode
-from ...errors import CorruptError, RestoreError, UsageError
+from ...errors import CorruptError, RestoreError, SilentError, SourceError, UsageError
 from ...paths import overlap
-from ...repository.manifest import Kind, Manifest, Origin, Position
+from ...repository.manifest import Kind, Manifest, Named, Origin, Position
 from ...repository.staging import Staging
 from .. import tree
 from ..base import Capture, Inspection, Restoration, Source, Tools, Tree
 from ..usage import lock_holder
-from . import copying, engines, reading
+from . import copying, engines, premises, reading
 from .companions import companions_of, displaced_for
 from .copying import AUTO, HOT, NREPL, Copy, Look
 from .details import EACH, ONE, Details, Environment, details_of, engine_of, origin, refuse_mismatch
-from .locations import Location, Locations, locate, lock_path, other_locks
+from .locations import Location, lock_path, other_locks
 from .optimistic import OvertakenError
 from .options import HELD, LmdbOptions
+from .premises import Premises
 
 
 class LmdbSource(Source):
@@ -40,12 +42,13 @@ class LmdbSource(Source):
 
     def __init__(self, options: LmdbOptions) -> None:
         options.check()
-        self._halting = Halting(options.service, None, options.freeze_timeout, options.timeout)
+        self.container = Address(options.container, options.docker_host) if options.container else None
+        self._halting = Halting(options.service, self.container, options.freeze_timeout, options.timeout)
         self._halting.check(options.method)
         self._options = options
         self._path = Path(options.path)
         self._owning = options.owning_process()
-        self.places = [self._path, *(self._owning.places if self._owning else [])]
+        self.places = [] if self.container else [self._path, *(self._owning.places if self._owning else [])]
         self.uses_network = self._owning is not None and options.socket is None
         self.halts_application = options.method in (FREEZE, COLD) or options.freeze_timeout is not None
 
@@ -54,32 +57,33 @@ class LmdbSource(Source):
         return self._owning.obstacle() if self._owning and is_asked else None
 
     def inspect(self) -> Inspection:
-        locations = locate(self._path)
-        self._check_include(locations.root, locations.environments)
-        with engines.at_hand(self._options.library) as at_hand:
-            looks = self._looks(locations, at_hand)
-        environments = [look.environment() for look in looks]
-        included = tree.scan(locations.root, self._included(looks))
-        details = self._details(locations, environments, included)
+        with self._premises(None) as found:
+            if not found:
+                return Inspection(Origin(str(self._path), 0), Named("lmdb", ""), 1)
+            with engines.at_hand(self._options.library) as at_hand:
+                looks = self._looks(found, at_hand)
+            environments = [look.environment() for look in looks]
+            included = found.scan_included(self._included(looks), self._options.timeout)
+        details = self._details(found, environments, included)
         size = sum(look.meta.used_size for look in looks) + sum(entry.size for entry in included)
         scratch_copies = 1 if self._options.method in HELD else 0
-        return Inspection(origin(self._place(locations), details, size), engine_of(environments), scratch_copies)
+        return Inspection(origin(self._place(found), details, size), engine_of(environments), scratch_copies)
 
     def capture(self, staging: Staging) -> Capture:
-        locations = locate(self._path)
-        self._check_include(locations.root, locations.environments)
-        with engines.at_hand(self._options.library) as at_hand:
+        with engines.at_hand(self._options.library) as at_hand, self._premises(staging) as found:
+            if not found:
+                raise SourceError(f"{self._path} cannot be reached in container {self._options.container}")
             # All are looked at before the first is copied.
-            looks = self._looks(locations, at_hand)
+            looks = self._looks(found, at_hand)
             unread = copying.unread(looks, at_hand)
             include = self._included(looks)
-            with self._standing(locations, looks, include, staging) as held:
-                copies = [self._copy(look, staging) for look in held.looks]
-                included, warnings = self._copy_included(held.root, include, staging)
+            with self._standing(found, looks, include, staging) as held:
+                copies = [self._copy(found, look, staging) for look in held.looks]
+                included, lost = found.copy_included(held.root, include, staging, self._options.timeout)
         environments = [copy.environment for copy in copies]
         pauses = [pause for pause in (held.paused_ms, *(copy.paused_ms for copy in copies)) if pause is not None]
         details = dataclasses.replace(
-            self._details(locations, environments, included),
+            self._details(found, environments, included),
             paused_ms=sum(pauses) if pauses else None,
             snapshot=held.snapshot,
         )
@@ -90,11 +94,16 @@ class LmdbSource(Source):
             copied_by=", ".join(dict.fromkeys(copy.by for copy in copies)),
         )
         size = sum(record.size for record in staging.records)
-        found = itertools.chain(held.warnings, *(copy.warnings for copy in copies), warnings)
-        warnings = [*locations.warnings, *self._left_whole(looks), *dict.fromkeys(found), *unread]
-        told = origin(self._place(locations), details, size)
-        needs_check = any(look.is_copied_unlocked for look in looks)
-        return Capture(told, engine_of(environments), kind, warnings, needs_check=needs_check, cannot_open=bool(unread))
+        warnings = dict.fromkeys(itertools.chain(held.warnings, *(copy.warnings for copy in copies), lost))
+        told = [*found.warnings, *self._left_whole(looks, copies), *warnings, *unread]
+        return Capture(
+            origin(self._place(found), details, size),
+            engine_of(environments),
+            kind,
+            told,
+            needs_check=any(copy.is_unlocked for copy in copies),
+            cannot_open=bool(unread),
+        )
 
     @staticmethod
     def is_unchanged(now: Origin, then: Origin) -> bool:
@@ -165,47 +174,90 @@ class LmdbSource(Source):
     def tools(self, told: Tools) -> Tools:
         return dataclasses.replace(told, library=told.library or self._options.library)
 
-    def _place(self, locations: Locations) -> Path:
-        """Where a restore goes: the file, or the directory also where its data.mdb was named."""
-        return self._path if locations.is_single_file else locations.root
+    @contextlib.contextmanager
+    def _premises(self, staging: Optional[Staging]) -> Iterator[Optional[Premises]]:
+        """Where the environments are; None when it takes a staging to tell."""
+        options = self._options
+        if not self.container:
+            found = premises.on_host(self._path)
+            self._check_include(found, found.locations.environments)
+            yield found
+            return
+        may_pause = options.method == FREEZE or (options.method == AUTO and options.freeze_timeout is not None)
+        with contextlib.ExitStack() as stack:
+            reached = premises.in_container(
+                self.container,
+                self._path,
+                stack.enter_context(staging.scratch()).path if staging else None,
+                timeout=options.timeout,
+                pause_limit=(options.freeze_timeout or DEFAULT_FREEZE_SECONDS) if may_pause else None,
+                may_end=options.method == COLD,
+            )
+            inside = stack.enter_context(reached)
+            if inside:
+                self._check_include(inside, inside.locations.environments)
+            yield inside
 
-    def _check_include(self, root: Path, environments: List[Location]) -> None:
-        tree.check_include(root, self._options.include)
+    def _place(self, found: Premises) -> str:
+        """Where a restore goes: the file, or the directory also where its data.mdb was named."""
+        if found.locations.is_single_file:
+            return str(self._path)
+        return found.container.directory if found.container else str(found.root)
+
+    def _check_include(self, found: Premises, environments: List[Location]) -> None:
+        found.check_include(self._options.include)
         for path, location in itertools.product(self._options.include, environments):
             if location.path == path or location.path.startswith(path + "/"):
-                raise UsageError(f"include {path!r} holds the environment {location.data}, which is backed up anyway")
-            if root / path == location.lock:
-                raise UsageError(f"include {path!r} is the lock file of {location.data}, which is never copied")
+                raise UsageError(f"include {path!r} holds the environment {location.name}, which is backed up anyway")
+            if path == os.path.join(os.path.dirname(location.path), location.place.lock):
+                raise UsageError(f"include {path!r} is the lock file of {location.name}, which is never copied")
 
     def _included(self, looks: List[Look]) -> List[str]:
         """What the options say, and what Datalevin needs beside its data."""
         companions = [path for look in looks for path in companions_of(look.location, look.meta.data_version)]
         return [*self._options.include, *(path for path in companions if not overlap([*self._options.include, path]))]
 
-    def _looks(self, locations: Locations, at_hand: engines.Engines) -> List[Look]:
-        method, has_server = self._options.method, self._owning is not None
-        return [copying.look_at(one, at_hand, method, has_server=has_server) for one in locations.environments]
+    def _looks(self, found: Premises, at_hand: engines.Engines) -> List[Look]:
+        method, has_server = FREEZE if found.is_still else self._options.method, self._owning is not None
+        looks = [copying.look_at(one, at_hand, method, has_server=has_server) for one in found.locations.environments]
+        if found.is_still and self._options.method != FREEZE:
+            return [
+                look._replace(obstacle="the files can only be had of the engine of the container") for look in looks
+            ]
+        return looks
 
-    def _details(self, locations: Locations, environments: List[Environment], included: List[tree.Included]) -> Details:
-        is_one = (len(environments) == 1 and not included) or self._options.method in HELD
-        return Details(environments, included, locations.is_single_file, ONE if is_one else EACH)
+    def _details(self, found: Premises, environments: List[Environment], included: List[tree.Included]) -> Details:
+        is_one = (len(environments) == 1 and not included) or self._options.method in HELD or found.is_still
+        point = ONE if is_one else EACH
+        return Details(environments, included, found.locations.is_single_file, point, container=found.container)
 
-    def _left_whole(self, looks: List[Look]) -> List[str]:
+    def _left_whole(self, looks: List[Look], copies: List[Copy]) -> List[str]:
         """Warnings of copies that are not compact, though they should be."""
         if not self._options.compact:
             return []
-        return [f"{look.location.data} is not compact: {look.obstacle}" for look in looks if look.is_copied_unlocked]
+        pairs = zip(looks, copies)
+        return [
+            f"{look.location.name} is not compact: {one.environment.reason}" for look, one in pairs if one.is_unlocked
+        ]
 
     @contextlib.contextmanager
     def _standing(
-        self, locations: Locations, looks: List[Look], include: List[str], staging: Staging
+        self, found: Premises, looks: List[Look], include: List[str], staging: Staging
     ) -> Iterator[_Standing]:
         """The environments where they can be copied: with freeze, cold and snapshot as all were at one time."""
-        method = self._options.method
-        if method not in HELD:
-            yield _Standing(locations.root, looks)
+        method, root = self._options.method, found.root
+        if found.is_still:
+            held_looks = [look.held_in(look.location.directory) for look in looks]
+            yield _Standing(root, held_looks, paused_ms=found.container.paused_ms if found.container else None)
             return
-        root, paths = locations.root, [*(look.location.path for look in looks), *include]
+        if method not in HELD:
+            yield _Standing(root, looks)
+            return
+        if method == FREEZE:
+            self._refuse_hidden(looks)
+        if method == COLD:
+            self._refuse_out_of_reach(found)
+        paths = [*(look.location.path for look in looks), *include]
         with staging.scratch() as scratch:
             way = AnySnapshot(scratch.path) if method == AnySnapshot.name else self._halting.way(method)
             with way.hold(root, paths, scratch.path, copying.nothing) as held:
@@ -213,30 +265,50 @@ class LmdbSource(Source):
                 taken = way.taken.name if isinstance(way, AnySnapshot) and way.taken else None
                 yield _Standing(held.root, moved, way.online, held.paused_ms, held.warnings, taken)
 
-    def _copy(self, look: Look, staging: Staging) -> Copy:
+    def _refuse_out_of_reach(self, found: Premises) -> None:
+        if found.container and found.container.way != "volume":
+            raise SourceError(
+                f"{self._path} of container {found.container.name} is not on a volume, and out of reach once it is "
+                "stopped; use method freeze"
+            )
+
+    def _refuse_hidden(self, looks: List[Look]) -> None:
+        """Who has files open is found through /proc, where not all can be seen from within a container."""
+        hidden = [look.location.name for look in looks if look.company.is_hidden]
+        if hidden and not self._options.service and not self.container:
+            raise SourceError(
+                f"{hidden[0]} is open in a process of another container, which cannot be frozen from here; run it "
+                "on the Docker host, or name the container"
+            )
+
+    def _copy(self, found: Premises, look: Look, staging: Staging) -> Copy:
         options = self._options
         if look.engine:
-            return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
+            try:
+                return copying.copy_hot(look, look.engine, staging, options.compact, options.timeout)
+            except SilentError as error:
+                if options.method != AUTO or not look.may_be_unlocked:
+                    raise
+                look = look.unlocked(str(error))
         if self._owning and look.method == NREPL:
             return self._owning.copy(look, staging, options.compact, options.timeout)
-        if options.method != AUTO:
+        if options.method != AUTO or look.is_held:
             return copying.copy_unlocked(look, staging, options.timeout)
-        if copying.can_be_cloned(look, staging):
-            return copying.copy_held(look, ReflinkWay(), staging, options.timeout)
+        return self._copy_without_engine(found, look, staging)
+
+    def _copy_without_engine(self, found: Premises, look: Look, staging: Staging) -> Copy:
+        """A clone where that can be, else what an unlocked reader gets, else that of a frozen application if allowed."""
+        options = self._options
+        if not found.container and copying.can_be_cloned(look, staging):
+            return copying.copy_held(look, ReflinkWay(), found.root, staging, options.timeout)
         try:
             return copying.copy_unlocked(look, staging, options.timeout)
         except OvertakenError:
             if options.freeze_timeout is None:
                 raise
-        copy = copying.copy_held(look, self._halting.way(FREEZE), staging, options.timeout)
+        self._refuse_hidden([look])
+        copy = copying.copy_held(look, self._halting.way(FREEZE), found.root, staging, options.timeout)
         return copy.because(f"{look.obstacle}, and it commits without a pause")
-
-    @staticmethod
-    def _copy_included(root: Path, include: List[str], staging: Staging) -> Tuple[List[tree.Included], List[str]]:
-        if not include:
-            return [], []
-        with staging.store(tree.RECORD_PATH, os.stat(root), content="tar") as stream:
-            return tree.write(stream, root, include)
 
 
 class _Standing(NamedTuple):
