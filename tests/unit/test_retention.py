@@ -46,7 +46,7 @@ POLICIES = st.builds(
     **{f"keep_{name}": COUNTS for name in COUNTED},
     keep_within=WITHIN,
     **{f"keep_within_{name}": WITHIN for name in COUNTED},
-    keep_days=st.one_of(st.just(0), st.floats(0, 500)),
+    keep_days=st.one_of(st.just(0), st.floats(0.001, 500)),
     keep_min_good=st.integers(1, 4),
     timezone=st.sampled_from(ZONES),
 ).filter(lambda policy: not policy.is_empty())

@@ -297,7 +297,7 @@ class LmdbSource(Source):
         return self._copy_without_engine(found, look, staging)
 
     def _copy_without_engine(self, found: Premises, look: Look, staging: Staging) -> Copy:
-        """A clone where that can be, else what an unlocked reader gets, else that of a frozen application if allowed."""
+        """A clone where that can be, else what is read without a lock, else of a frozen application if allowed."""
         options = self._options
         if not found.container and copying.can_be_cloned(look, staging):
             return copying.copy_held(look, ReflinkWay(), found.root, staging, options.timeout)
