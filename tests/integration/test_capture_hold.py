@@ -34,7 +34,7 @@ from ansible_collections.embedded.db_backup.plugins.module_utils.engine.errors i
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.guard import Guard
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.halts import Halt
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.backup import back_up
-from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.thaw import thaw
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.operations.thaw import thaw, thaw_held
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.repository.repository import JobDirectory
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.running import Process
 from ansible_collections.embedded.db_backup.plugins.module_utils.engine.standstill import Standstill
@@ -467,22 +467,10 @@ class TestKilledTogether:
     @staticmethod
     def kill_in_the_pause(job: Command, monkeypatch: pytest.MonkeyPatch, stands_still: Callable[[], bool]) -> None:
         def run() -> None:
-            os.setsid()
             with in_the_pause(monkeypatch, lambda _worker: time.sleep(600)):
                 back_up(jobs.load(job.jobs, "kg"))
 
-        backup = multiprocessing.get_context("fork").Process(target=run, daemon=True)
-        backup.start()
-        eventually(stands_still, "it stands still")
-        # The parent last: it could start another one.
-        family = [*children_of(backup.pid or 0), backup.pid or 0]
-        assert len(family) > 2, "there are a copier and a guard"
-        for number in family:
-            os.kill(number, signal.SIGSTOP)
-        for number in family:
-            os.kill(number, signal.SIGKILL)
-        backup.join()
-        assert stands_still()
+        kill_together(run, stands_still)
 
     def test_thaw(self, job: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with holder(tmp_path / "kg/data.mdb") as found:
@@ -551,6 +539,21 @@ class TestKilledTogether:
             assert not found.is_stopped
 
 
+def kill_together(work: Callable[[], None], stands_still: Callable[[], bool]) -> None:
+    """Have a process do the work until the application stands still, and kill it with all that it has started."""
+    backup = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    backup.start()
+    eventually(stands_still, "it stands still")
+    assert backup.pid
+    family = [*children_of(backup.pid), backup.pid]
+    assert len(family) > 2, "there are a copier and a guard"
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for one in family:
+            os.kill(one, number)
+    backup.join()
+    assert stands_still()
+
+
 def children_of(number: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
@@ -609,6 +612,31 @@ class TestContainer:
         backup.kill()
         eventually(runs, "it goes on", 2 if method == "freeze" else 60)
         backup.join()
+
+    @pytest.mark.parametrize("method", ["freeze", "cold"])
+    def test_a_kill_with_the_guard(
+        self, containers: Containers, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        (tmp_path / "s").mkdir()
+        directory, address = JobDirectory(tmp_path / "kg"), Address(served)
+        directory.create()
+
+        def hold() -> None:
+            way = Halting(container=address, freeze_timeout=60).way(method)
+            with halts.noted_in(directory.path), in_the_pause(monkeypatch, lambda _worker: time.sleep(600)):
+                way.hold(tmp_path / "served", ["."], tmp_path / "s", no_sign).__enter__()
+
+        def runs() -> bool:
+            state = containers.state(served)
+            return bool(state["Running"] and not state["Paused"])
+
+        kill_together(hold, lambda: not runs())
+        thawed = thaw_held(directory, address)
+        halted = "left frozen" if method == "freeze" else "left stopped"
+        assert [halted in told for told in thawed.done] == [True]
+        assert not thawed.failed
+        assert runs()
+        assert noted(directory.path) == []
 
     def test_is_stopped_and_started(self, containers: Containers, served: str, tmp_path: Path) -> None:
         before = containers.state(served)["StartedAt"]

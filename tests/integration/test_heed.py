@@ -163,13 +163,13 @@ def test_a_busy_application_is_frozen_where_that_is_allowed(dbbackup: Command, d
     assert not verdict or "refers to" in verdict
 
 
-def test_a_snapshot_of_a_busy_application_on_xfs(dbbackup: Command, tmp_path: Path) -> None:
+def test_a_snapshot_of_a_gentle_application_on_xfs(dbbackup: Command, tmp_path: Path) -> None:
     with volume("xfs", tmp_path) as point:
         data = point / "data"
         application.seed(data, 6)
         near = dataclasses.replace(dbbackup, repository=point / "backups")
         near.job("memory", data, include=["media"], method="snapshot")
-        with application.Writer(data, tmp_path / "ledger", pause=100, sync=False) as writer:
+        with application.Writer(data, tmp_path / "ledger", pause=GENTLE, sync=False) as writer:
             acknowledged = writer.acknowledged()
             manifest = near.ok("run", "memory")["backup"]
             goes_on(writer)

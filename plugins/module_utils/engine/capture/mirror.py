@@ -85,7 +85,8 @@ class Mirror:
         to be found the next time. Raises SourceError.
         """
         if not self._times:
-            self._begun, self._mapped = time.time(), mapped_for_writing()
+            # A clone takes no time, so that no file need be known to be quiet.
+            self._begun, self._mapped = time.time(), None if self._clones_only else mapped_for_writing()
         self._still = still
         self._times += 1
         self._directories.clear()

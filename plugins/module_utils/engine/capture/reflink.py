@@ -56,18 +56,16 @@ class ReflinkWay(Way):
 
     @staticmethod
     def _cloned(directory: Path, paths: Sequence[str], place: Path, alive: Callable[[], None]) -> Held:
-        for _unused in range(_TRIES):
-            sight = Sight(directory, paths, alive)
-            if sight.count > 1:
-                sight.settle()
-            place.mkdir(mode=0o700)
-            with working(directory, paths, place, alive, clones_only=True) as worker:
+        place.mkdir(mode=0o700)
+        with working(directory, paths, place, alive, clones_only=True) as worker:
+            for _unused in range(_TRIES):
+                sight = Sight(directory, paths, alive)
+                if sight.count > 1:
+                    sight.settle()
                 worker.copy_once()
-                warnings = worker.finish()
-            # That of one file is of one moment anyway.
-            if sight.count == 1 or sight.is_same():
-                return Held(worker.root, warnings=warnings)
-            shutil.rmtree(place)
+                # That of one file is of one moment anyway.
+                if sight.count == 1 or sight.is_same():
+                    return Held(worker.root, warnings=worker.finish())
         raise KeepsChangingError(
             f"the files in {directory} changed while they were copied, {_TRIES} times; use the method freeze"
         )
