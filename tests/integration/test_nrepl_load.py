@@ -9,11 +9,9 @@ import json
 import random
 import signal
 import socket
-import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
