@@ -102,8 +102,8 @@ options:
     description:
       - Fully qualified name of the var with the connection of a live database, as V(my.app/conn), in the server that
         O(port), O(socket) or O(port_file) name. A snapshot, or a log of transactions, that
-        M(embedded.db_backup.nrepl_export) made of a DataScript or Datalevin database is loaded into it, instead of
-        being written to files.
+        M(embedded.db_backup.nrepl_export) made of a database that it knows is loaded into it, instead of being
+        written to files.
       - Nothing there changes until all has arrived, has the SHA-256 of the backup, was read, and every datom was
         compared. Then it changes as a whole. A database that is not empty is refused, unless it already holds just what
         the backup holds.
@@ -112,6 +112,8 @@ options:
         the server. Listeners are not called.
       - Datalevin keeps the numbers of entities and gives transactions new ones. The schema of the backup is added to
         that which is there. O(force) is refused; have the application use a new database.
+      - Datahike keeps the numbers of entities and transactions, and the times of transactions where it keeps history.
+        What was no longer true at the time of the backup is not in it. O(force) is refused as for Datalevin.
     type: str
   import_function:
     description:

@@ -21,7 +21,8 @@ from ansible_collections.embedded.db_backup.tests.volumes import volume
 pytestmark = pytest.mark.slow
 
 ATTRIBUTES = """
-  (into [{:db/ident :pair :db/valueType :db.type/tuple :db/tupleAttrs [:name :number] :db/cardinality :db.cardinality/one}
+  (into [{:db/ident :pair :db/valueType :db.type/tuple :db/tupleAttrs [:name :number]
+          :db/cardinality :db.cardinality/one}
          {:db/ident :spot :db/valueType :db.type/tuple :db/tupleType :db.type/long :db/cardinality :db.cardinality/one}
          {:db/ident :name :db/valueType :db.type/string :db/cardinality :db.cardinality/one
           :db/unique :db.unique/identity :db/doc "A \\"name\\" \\ud83d\\ude00"}
@@ -35,17 +36,22 @@ GUARD = '[{:db/ident :guard :db.entity/attrs [:number :name]} {:number 9 :name "
 NUMBER = "{:db/ident :number :db/valueType :db.type/long :db/cardinality :db.cardinality/one}"
 # What has to be of the type that the schema tells.
 TYPED = """
-  [{:name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028" :number -7 :tag [:a :b/c (keyword "no name")] :spot [1 2] :of/boolean false
+  [{:name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028" :number -7 :tag [:a :b/c (keyword "no name")] :spot [1 2]
+    :of/boolean false
     :of/double ##NaN :of/float (float 0.1) :of/bigint 12345678901234567890N :of/bigdec 1.50M
     :of/instant #inst "2026-11-21T01:30:00.123-00:00" :of/uuid #uuid "7a3e5a3e-1c2b-4d3e-8f90-123456789abc"
     :of/symbol 'a/b <bytes>}
-   {:name "other" :number 1 :tag :gone :friend [[:name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028"]]} {:name "gone" :number 5}]"""
+   {:name "other" :number 1 :tag :gone
+    :friend [[:name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028"]]}
+   {:name "gone" :number 5}]"""
 BYTES = ":of/bytes (byte-array [0 1 -1])"
 TYPED = TYPED.replace("<bytes>", BYTES)
-TYPED_LATER = """[[:db/retract [:name "other"] :tag :gone] [:db/add [:name "other"] :number 2] [:db/retractEntity [:name "gone"]]]"""
+TYPED_LATER = """
+  [[:db/retract [:name "other"] :tag :gone] [:db/add [:name "other"] :number 2] [:db/retractEntity [:name "gone"]]]"""
 # What only a database without a schema holds.
 FREE = """
-  [{:name "free" :ratio -22/7 :sign \\newline :nested {:a [1 #{{2 nil}} '(3 "\\ud83d\\ude00")]} :tagged (tagged-literal 'my/tag [1])
+  [{:name "free" :ratio -22/7 :sign \\newline
+    :nested {:a [1 #{{2 nil}} '(3 "\\ud83d\\ude00")]} :tagged (tagged-literal 'my/tag [1])
     :arrays [(byte-array [1]) (float-array [0.1]) (long-array [2])] :nan ##NaN :strange (keyword "x" "1]")
     :instant (java.time.Instant/ofEpochSecond 1700000000 123456789)}
    {:name "other" :tag :gone}]"""
@@ -220,7 +226,8 @@ def test_exports_of_a_busy_bank_are_each_of_one_moment(hike: Hike) -> None:
         (when @busy
           (let [database @{hike.name} [one other] (take 2 (shuffle (range 100 150)))
                 of (fn [n] (:number (d/entity database n)))]
-            (d/transact {hike.name} (into [{{:db/id one :number (dec (of one))}} {{:db/id other :number (inc (of other))}}]
+            (d/transact {hike.name} (into [{{:db/id one :number (dec (of one))}}
+                                           {{:db/id other :number (inc (of other))}}]
                                           (map (fn [n] {{:db/id n :turn turn}})) (range 100 150))))
           (recur (inc turn)))))) nil"""
     )
@@ -316,8 +323,10 @@ def test_100_000_datoms(hike: Hike) -> None:
     hike.filled()
     for part in range(5):
         hike.transact(
-            f"""(mapcat (fn [i] [[:db/add (+ 1000 i) :name (str "entity " i " \\ud83d\\ude00")] [:db/add (+ 1000 i) :number i]
-              [:db/add (+ 1000 i) :tag :x] [:db/add (+ 1000 i) :of/double (* 1.5 i)]]) (range {part * 5000} {part * 5000 + 5000}))"""
+            f"""(mapcat (fn [i] [[:db/add (+ 1000 i) :name (str "entity " i " \\ud83d\\ude00")]
+                                [:db/add (+ 1000 i) :number i] [:db/add (+ 1000 i) :tag :x]
+                                [:db/add (+ 1000 i) :of/double (* 1.5 i)]])
+                    (range {part * 5000} {part * 5000 + 5000}))"""
         )
     source = hike.job.run()["source"]
     assert source["records"] > 100_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DataScript in a JVM, of a class path that DATASCRIPT_CLASSPATH tells: exports, logs of transactions, and back again."""
+"""DataScript in a JVM, of a class path that DATASCRIPT_CLASSPATH tells: exports and logs of transactions, and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 SCHEMA = """{:name {:db/unique :db.unique/identity} :tag {:db/cardinality :db.cardinality/many}
              :friend {:db/valueType :db.type/ref}}"""
 VALUES = """
-  [{:db/id 3 :name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028 \\u0000" :tag [:a :b/c (keyword "no name")] :ratio -22/7 :sign \\newline
+  [{:db/id 3 :name "\\ud83d\\ude00 \\" \\\\ \\n \\u2028 \\u0000" :tag [:a :b/c (keyword "no name")]
+    :ratio -22/7 :sign \\newline
     :big 12345678901234567890N :exact 1.50M :float (float 0.1) :symbol 'a/b :no false :infinite ##-Inf
     :date #inst "2026-11-21T01:30:00.123-00:00" :id #uuid "7a3e5a3e-1c2b-4d3e-8f90-123456789abc"
     :nested {:a [1 #{{2 nil}} '(3 "\\ud83d\\ude00")]} :tagged (tagged-literal 'my/tag [1])
@@ -90,7 +91,7 @@ def test_transactions_of_many_threads_come_back_to_every_state(job: Job) -> None
     server, name = job.server, job.options["connection"]
     server.evaluate(
         f"""(do (def states (atom {{}}))
-      (d/listen! {name} :states (fn [report] (swap! states assoc (:max-tx (:db-after report)) (:db-after report)))) nil)"""
+      (d/listen! {name} :states (fn [{{:keys [db-after]}}] (swap! states assoc (:max-tx db-after) db-after))) nil)"""
     )
     log = {"content": "tx_log", "install_listener": True}
     server.evaluate(f'(do (d/transact! {name} [{{:name "first" :n 0}}]) nil)')
@@ -121,7 +122,8 @@ def test_exports_of_a_busy_bank_are_each_of_one_moment(job: Job, tmp_path: Path)
         (when @busy
           (let [database @{name} [one other] (take 2 (shuffle (range 1 201)))
                 of (fn [n] (:balance (d/entity database n)))]
-            (d/transact! {name} (into [{{:db/id one :balance (dec (of one))}} {{:db/id other :balance (inc (of other))}}]
+            (d/transact! {name} (into [{{:db/id one :balance (dec (of one))}}
+                                       {{:db/id other :balance (inc (of other))}}]
                                       (map (fn [n] {{:db/id n :turn turn}})) (range 1 201))))
           (recur (inc turn))))))
       nil)"""

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.client import Client
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.nrepl.deadline import Deadline
+from ansible_collections.embedded.db_backup.plugins.module_utils.engine.sources.nrepl import pull
 from ansible_collections.embedded.db_backup.tests.fixtures import nrepl_servers
 from ansible_collections.embedded.db_backup.tests.fixtures.nrepl_servers import Server
 from ansible_collections.embedded.db_backup.tests.nrepl_exports import (
@@ -311,6 +314,21 @@ class TestKilled:
         assert job.dbbackup.backups(job.name) == []
         # It would not stop sending if its state was not gone.
         assert job.run(expression="my.app/data")["source"]["records"] == 5
+
+    def test_a_session_that_is_left_holds_one_piece(self, jvm: Server) -> None:
+        """Neither what nobody fetches stays there, nor what was fetched before."""
+        noise = "(let [noise (byte-array 1500000)] (.nextBytes (java.util.Random. 1) noise) (.write stream noise))"
+        with Client(jvm.address, Deadline(120)) as client:
+            thread = pull._Thread(client, Deadline(3))
+            thread.begin(f'(do {noise} "told")')
+            assert [len(thread.fetch()) > 1 << 18 for _piece in range(2)] == [True, True]
+            assert client.evaluate("(mapv string? [*1 *2 *3])").only_value() == "[true false false]"
+            waiting = "(class (.peek ^java.util.Queue (:pieces *command-line-args*)))"
+            assert client.evaluate(waiting).only_value() in ("[B", "java.lang.String")
+            eventually(
+                lambda: client.evaluate(waiting).only_value() == "java.lang.InterruptedException",
+                "what nobody fetches is dropped",
+            )
 
     @pytest.mark.parametrize("way", ["pull", "file", "value"])
     def test_a_server_that_dies(self, dbbackup: Command, tmp_path: Path, way: str) -> None:

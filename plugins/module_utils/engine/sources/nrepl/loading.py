@@ -5,8 +5,8 @@
 """Load what a preset exported back into a live database: all of it or nothing.
 
 What the server made of the text is compared with what its database then gives, datom by datom, before the application
-can see it. DataScript: the new database is a value, which takes the place of the old one in one step. Datalevin: all is
-done in one transaction, which is given up when anything differs. Datahike: one transaction too, tried before on a value.
+can see it. DataScript: the new database is a value, which takes the place of the old one in one step. Datalevin: all
+is done in one transaction, which is given up when anything differs. Datahike: likewise, and first tried on a value.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ _SAME_ATTRIBUTES = """
 (let [made (:schema database)
       own? (fn [[attribute properties]]
              (and (keyword? attribute) (seq properties) (not (re-matches #"db([.].*)?" (str (namespace attribute))))))
-      plain (fn [properties] (into {} (map (fn [[name value]] [name (if (vector? value) (set value) value)])) properties))]
+      plain (fn [properties]
+              (into {} (map (fn [[name value]] [name (if (vector? value) (set value) value)])) properties))]
   (doseq [[attribute properties] (filter own? (:schema sent))]
     (when-not (= (plain properties) (plain (get made attribute)))
       (throw (ex-info (str "the schema of " attribute " is not as it was exported") {})))))"""

@@ -87,7 +87,7 @@ _RECORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A kind of database: its namespace, the index of all its datoms, what gives its schema, and its function for datoms.
+    """A kind of database: its namespace, the index of all its datoms, and what gives its schema, and datoms.
 
     is_value tells that what a connection holds never changes. Else it is read again at the end what the last
     transaction was; the datoms themselves are read in one read transaction.

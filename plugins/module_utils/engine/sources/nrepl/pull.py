@@ -8,7 +8,8 @@ So neither side has more than a few pieces in memory, and nothing has to be writ
 while the thread ends by itself, as after our death; when all goes well, or fails, it is ended at once.
 
 What the fetches share is in *command-line-args*: every session has a value of its own for it, which goes with the
-session, and nobody else can see that of ours.
+session, and nobody else can see that of ours. A session also keeps its last three values: each fetch has it forget
+those before, so that what our death leaves in the server is a session with one piece.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _WAIT = 500
 # Seconds before the deadline in which the thread is told to end.
 _FAREWELL = 1.5
 
-# Once a piece was not put, no other is: streams that are closed then would wait again.
+# Once a piece was not put, no other is: streams that are closed then would wait again. The thread stays until the last
+# piece was fetched, as it is the one that drops them.
 _BEGIN = """
 (let [pieces (java.util.concurrent.ArrayBlockingQueue. <pieces>)
       wanted (atom true)
@@ -49,6 +51,14 @@ _BEGIN = """
       collected (proxy [java.io.OutputStream] []
                   (write [buffer start length]
                     (put (java.util.Arrays/copyOfRange ^bytes buffer (int start) (int (+ start length))))))
+      fetched (fn []
+                (loop [size 0 seconds 0]
+                  (let [left (.size pieces)]
+                    (cond
+                      (zero? left) nil
+                      (not= left size) (recur left 0)
+                      (= seconds <patience>) (throw (InterruptedException. "nobody fetches the export"))
+                      :else (do (Thread/sleep 1000) (recur left (inc seconds)))))))
       work (bound-fn []
              (try
                (let [told (with-open [stream (-> collected
@@ -56,7 +66,8 @@ _BEGIN = """
                                                  (java.util.zip.DeflaterOutputStream. deflater 65536)
                                                  (java.security.DigestOutputStream. digest))]
                             <streamed>)]
-                 (put (str <sha256> " " told)))
+                 (put (str <sha256> " " told))
+                 (fetched))
                (catch Throwable problem
                  (.clear pieces)
                  (.offer pieces problem))
@@ -71,6 +82,8 @@ _BEGIN = """
 _FETCH = """
 (let [piece (.poll ^java.util.concurrent.BlockingQueue (:pieces *command-line-args*)
                    <wait> java.util.concurrent.TimeUnit/MILLISECONDS)]
+  (set! *1 nil)
+  (set! *2 nil)
   (when (instance? Throwable piece) (throw piece))
   (if (bytes? piece)
     (.encodeToString (java.util.Base64/getEncoder) ^bytes piece)
