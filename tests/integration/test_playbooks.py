@@ -21,6 +21,8 @@ from ansible_collections.embedded.db_backup.tests.tools import (
 
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
 CHECK = "embedded.db_backup.backup : Check the jobs before anything changes"
+PASSWORD = "embedded.db_backup.backup : Check that pip is told no password"
+INSTALL = "embedded.db_backup.backup : Install runner, jobs, timers and restore scripts"
 ODD = ["web.example-1", "wéb_ü", "10.0.0.7"]
 
 
@@ -200,3 +202,22 @@ class TestRole:
         done = hosts.play("playbooks/install.yml", "--check")
         assert done.code == 2
         assert "kg: keep_daily: must be a whole number" in result_of(done, CHECK, "web1")["msg"][0]
+
+    def test_libraries_of_a_user(self, hosts: Hosts, tmp_path: Path) -> None:
+        """Nobody has packages installed: what the Python of the runner has it need not get."""
+        never = {"schedule": None, "drill_schedule": None}
+        jobs = [
+            {"name": "kg", "type": "lmdb", "path": str(tmp_path / "kg"), **never},
+            {"name": "vectors", "type": "chroma", "container": "chroma", **never},
+        ]
+        hosts.add("has", backup_jobs=jobs, backup_scope="user")
+        hosts.add("asks", backup_jobs=jobs, backup_scope="user", backup_libraries=["oddly==1.0"])
+        address = "https://joe:s3cret@packages.example/simple"
+        hosts.add("tells", backup_jobs=jobs, backup_scope="user", backup_pip_arguments=["--index-url", address])
+        done = hosts.play("playbooks/install.yml", "--check", HOME=str(tmp_path))
+        assert done.code == 2, done
+        found = {name: result_of(done, INSTALL, name)["environment"] for name in ("has", "asks")}
+        assert found["has"] is None
+        assert found["asks"].startswith(f"{tmp_path}/.local/lib/db-backup/environment-")
+        assert "configuration of pip on the host" in result_of(done, PASSWORD, "tells")["msg"]
+        assert "s3cret" not in done.stdout
