@@ -36,7 +36,8 @@ from ansible_collections.embedded.db_backup.tests.volumes import volume
 # Appends a record to its log, then to its index, then renames a new head into place: so the log is never behind the
 # index, and never more than one record ahead; the same with index and head.
 WRITER = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 place, pause, is_durable = sys.argv[1], float(sys.argv[2]), "durable" in sys.argv
 log = open(os.path.join(place, "log"), "ab", buffering=0)
 index = open(os.path.join(place, "index"), "ab", buffering=0)
@@ -293,7 +294,7 @@ class TestLive:
                 assert judged.index >= acknowledged
             goes_on(place)
 
-    def test_a_container_that_is_stopped(self, dbbackup: Command, tmp_path: Path) -> None:
+    def test_a_container_that_is_stopped_or_paused(self, dbbackup: Command, tmp_path: Path) -> None:
         with closing(engine()) as client:
             containers = Containers(client)
             place = tmp_path / "state"
@@ -302,16 +303,20 @@ class TestLive:
                 made = containers.run(
                     ["python3", "-c", WRITER, "/data", "0"], binds=[f"{place}:/data"], ready="/data/head"
                 )
+                dbbackup.job("paused", place, type="files", method="freeze", container=made)
+                assert dbbackup.ok("run", "paused")["backup"]["source"]["paused_ms"] > 0
+                assert not containers.state(made)["Paused"]
                 started = containers.state(made)["StartedAt"]
-                dbbackup.job("state", place, type="files", method="cold", container=made)
-                done = dbbackup.ok("run", "state")["backup"]["backup"]
+                dbbackup.job("stopped", place, type="files", method="cold", container=made)
+                done = dbbackup.ok("run", "stopped")["backup"]["backup"]
                 assert (done["consistency"], done["online"]) == ("transaction", False)
                 assert containers.state(made)["Running"]
                 assert containers.state(made)["StartedAt"] != started
             finally:
                 containers.remove()
-            dbbackup.ok("restore", "state", "--dest", tmp_path / "restored")
-            assert Judgement(tmp_path / "restored").is_of_one_moment
+            for name in ("paused", "stopped"):
+                dbbackup.ok("restore", name, "--dest", tmp_path / name / "restored")
+                assert Judgement(tmp_path / name / "restored").is_of_one_moment
 
 
 @pytest.fixture
