@@ -179,9 +179,9 @@ HOSTILE: dict[str, bytes] = {
 def test_hostile(name: str, tmp_path: Path) -> None:
     """Refused in both ways of reading, for what it is and not for its sums; nothing is made outside of the target."""
     told = told_of(PLAIN)
-    with pytest.raises(CorruptError, match="^(?!.*manifest tells)"):
+    with pytest.raises(CorruptError, match=r"^(?!.*manifest tells)"):
         reading.check(io.BytesIO(HOSTILE[name]), told)
-    with pytest.raises(CorruptError, match="^(?!.*manifest tells)"):
+    with pytest.raises(CorruptError, match=r"^(?!.*manifest tells)"):
         unpack(io.BytesIO(HOSTILE[name]), told, tmp_path / "target", None, None)
     assert sorted(os.listdir(tmp_path)) in ([], ["target"])
 
