@@ -116,6 +116,7 @@ def containers(session: nox.Session) -> None:
     chroma_environment(session)
     names = ("test_containers", "test_lmdb_containers", "test_chroma_containers", "test_capture_hold")
     tests = [f"tests/integration/{name}.py" for name in names]
+    tests.append("tests/integration/test_files.py::TestLive::test_a_container_that_is_stopped_or_paused")
     run_with_engine(session, "pytest", *(session.posargs or tests))
 
 

@@ -33,6 +33,7 @@ WITHOUT_DRILL = "success, without O(drill)"
 TO_FILES = "success, of a restore to files"
 MODULES = (
     "lmdb_backup",
+    "files_backup",
     "sqlite_backup",
     "chroma_sqlite_backup",
     "backup_verify",
@@ -328,6 +329,7 @@ def test_documented_results_are_returned(ansible: Ansible, job: dict[str, Any], 
     database = {**vectors, "name": "database", "path": str(tmp_path / "chroma/chroma.sqlite3")}
     results = {
         "lmdb_backup": ansible.module("lmdb_backup", **job, keep_last=2),
+        "files_backup": ansible.module("files_backup", **{**vectors, "name": "directory"}),
         "chroma_sqlite_backup": ansible.module("chroma_sqlite_backup", **vectors),
         "sqlite_backup": ansible.module("sqlite_backup", **database, row_counts=True),
         "backup_verify": ansible.module("backup_verify", **saved),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -85,12 +86,12 @@ class Sight:
         return self._seen.fingerprint
 
     def _sync(self, found: Found) -> None:
-        # One that is gone meanwhile is seen as a change.
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                with opened(found) as descriptor:
-                    os.fsync(descriptor)
-            except PermissionError as error:
+        try:
+            with opened(found) as descriptor:
+                os.fsync(descriptor)
+        except OSError as error:
+            # One that is gone meanwhile is seen as a change.
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
                 raise SourceError(f"{self._directory / found.path} cannot be read: {error.strerror}") from error
 
     def _look(self) -> _Seen:

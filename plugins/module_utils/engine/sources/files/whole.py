@@ -45,9 +45,9 @@ class WholeDirectory(Tree):
         return unpack(archive, self._told, targets[ITSELF], uid, gid)
 
     def is_unpacked(self, archive: BinaryIO, root: Path, any_owner: bool) -> bool:
-        self.check(archive)
         if not is_directory(root):
             return False
+        self.check(archive)
         try:
             return is_same(survey(root), self._told, any_owner=any_owner or os.geteuid() != 0)
         except SourceError:
