@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from ansible_collections.embedded.db_backup.tests.nrepl_fakes import Conversatio
 from ansible_collections.embedded.db_backup.tests.tools import Command, eventually, make_environment, process
 
 BACKUPS = 20
+REFUSED = "was not copied by its application"
 NO_LIBRARY = "there is no library that reads it"
 
 
@@ -87,12 +89,15 @@ LINK = """(java.nio.file.Files/createSymbolicLink
             (.toPath (java.io.File. dest "data.mdb")) (.toPath (java.io.File. "/etc/passwd"))
             (make-array java.nio.file.attribute.FileAttribute 0))"""
 DELIVERS: dict[str, tuple[str, str]] = {
-    "throws half way": (HALF.replace("<then>", '(throw (ex-info "the disk is on fire" {}))'), "the disk is on fire"),
+    "throws half way": (
+        HALF.replace("<then>", '(throw (ex-info "the disk is on fire" {}))'),
+        f"{REFUSED}: .*the disk is on fire",
+    ),
     "writes something else": (HALF.replace("<then>", "nil"), "is not a whole environment"),
     "writes nothing": ("nil", "it needs a directory that is the same one for both"),
     "cuts it off": (f"(do (real-copy db dest false) {CUT})", "is not a whole environment"),
     "writes a link": (LINK, "Too many levels of symbolic links"),
-    "hangs": (HALF.replace("<then>", "@(promise)"), "the 2 seconds for it are over"),
+    "hangs": (HALF.replace("<then>", "@(promise)"), f"{REFUSED}: .*the 2 seconds for it are over"),
 }
 
 
@@ -100,11 +105,11 @@ DELIVERS: dict[str, tuple[str, str]] = {
 def test_what_the_application_does_not_copy_is_no_backup(
     kind: str, busy_datalevin: Writer, dbbackup: Command, shared: Path
 ) -> None:
-    body, sentence = DELIVERS[kind]
+    body, words = DELIVERS[kind]
     dbbackup.job("kg", busy_datalevin.path, **busy_datalevin.server.options, directory=str(shared), timeout=2)
     with busy_datalevin.going_on(), copying(busy_datalevin, f"(fn [db ^String dest compact] {body})"):
         told = dbbackup.fails(1, "run", "kg")
-    assert sentence in told
+    assert re.search(words, told)
     assert nothing_is_left(dbbackup, shared)
 
 
@@ -125,7 +130,7 @@ def test_an_older_copy_is_not_taken_for_a_new_one(
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "no such var": ({"connection": "user/no-such"}, "there is no user/no-such"),
     "another database": ({"connection": "user/other"}, "the database that it has open is in"),
-    "no database": ({"connection": "user/checksum"}, "was not copied by its application"),
+    "no database": ({"connection": "user/checksum"}, REFUSED),
 }
 
 
@@ -191,7 +196,7 @@ def says(*values: str, then: Callable[[Conversation], None] = Conversation.hang)
 
 
 LIES: dict[str, tuple[Play, str]] = {
-    "is killed": (says('""', then=Conversation.reset), "was not copied by its application"),
+    "is killed": (says('""', then=Conversation.reset), REFUSED),
     "falls silent": (says('""'), "the 1 seconds for it are over"),
     "says that it is done": (says('""', '"Datalevin 1.2.8"'), "it needs a directory that is the same one for both"),
     "says something else": (says('""', '"rm -rf /"'), "which is nothing that it was asked for"),
