@@ -17,7 +17,7 @@ NAME = "embedded-db-backup-lmdb"
 TARGET, NEIGHBOUR, WRITER = (f"{NAME}-{role}" for role in ("target", "neighbour", "writer"))
 WAYS = {TARGET: ("archive", "freeze"), NEIGHBOUR: ("process", "hot")}
 REPOSITORY = "/var/backups/db-backup"
-JOBS = ["kg", "kg-1", "kg-2"]
+JOBS = ["kg", "kg-compact"]
 testinfra_hosts = [TARGET, NEIGHBOUR]
 
 
@@ -84,5 +84,5 @@ def test_every_acknowledged_transaction_comes_back(backup: Backup, writer: Conta
     result = host.ansible("embedded.db_backup.backup_restore", arguments, check=False)
     assert "backup" in result, result
     least = acknowledged(writer, backup.manifest["timestamp_start"])
-    judged = host.run("python3 /usr/local/bin/lmdb_application.py judge %s --at-least %d", restored, least)
+    judged = host.run("python3 /usr/local/bin/lmdb_application.py judge %s --at-least %s", restored, str(least))
     assert judged.rc == 0, judged.stdout
