@@ -69,6 +69,7 @@ def test_every_backup_of_a_busy_lmdb_1_restores_consistent(dbbackup: Command, tm
             dbbackup.ok("restore", job, "--dest", restored)
             judgement = application.judge(restored, at_least=acknowledged)
             assert judgement.good, f"backup {number}: {judgement.sentence}"
+            assert "(LMDB 1.0." in backup["backup"]["copied_by"]
             (environment,) = backup["source"]["environments"]
             counts = {entry["name"]: entry["entries"] for entry in environment["databases"]}
             assert counts == {None: 5, **{name: found.entries for name, found in judgement.databases.items()}}

@@ -27,9 +27,13 @@ _WRITERS = {DLMDB: "DLMDB (Datalevin, data version 2)", LMDB_1: "LMDB 1.0 (data 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What copies and reads environments, in a child process: the given library, else what this host has."""
+    """What copies and reads environments, in a child process: the given library, else what this host has.
+
+    data_version is that of the environments.
+    """
 
     artifact: Optional[Artifact] = None
+    data_version: int = LMDB
 
     @property
     def descriptors(self) -> Sequence[int]:
@@ -49,7 +53,7 @@ class Engine:
         return library.read_all(report, descriptor, name)
 
     def __str__(self) -> str:
-        return str(self.artifact) if self.artifact else library.copier()
+        return str(self.artifact) if self.artifact else library.copier(self.data_version)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +85,8 @@ class Engines:
     def for_copy(self, data_version: int) -> Optional[Engine]:
         """The engine that reads a copy which nobody writes to, if there is one."""
         if data_version == LMDB or (data_version == LMDB_1 and library.has_version_1()):
-            return Engine()
-        return Engine(self.given) if self.given else None
+            return Engine(data_version=data_version)
+        return Engine(self.given, data_version) if self.given else None
 
 
 def can_read(data_version: int, given: Optional[str]) -> bool:

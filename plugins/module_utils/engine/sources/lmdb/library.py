@@ -92,13 +92,14 @@ class Place:
         return str(self.shown_data or os.path.join(os.getcwd(), self.data))
 
 
-def copier() -> str:
-    """Name and version of what copies here.
+def copier(data_version: int = LMDB) -> str:
+    """Name and version of what copies environments of this version here.
 
     Raises SourceError when there is neither py-lmdb nor mdb_copy.
     """
     if lmdb:
-        return "py-lmdb {} (LMDB {})".format(lmdb.__version__, ".".join(map(str, lmdb.version())))
+        version = lmdb.version(lib_version=1) if data_version == LMDB_1 else lmdb.version()
+        return "py-lmdb {} (LMDB {})".format(lmdb.__version__, ".".join(map(str, version)))
     if shutil.which("mdb_copy"):
         answer = subprocess.run(["mdb_copy", "-V"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         return "mdb_copy ({})".format(answer.stdout.decode(errors="replace").split(":")[0].strip())
