@@ -284,7 +284,7 @@ def test_a_child_that_gives_no_sign_of_life_is_ended(
     process_number: int, dbbackup: Command, saboteur: Saboteur, tmp_path: Path
 ) -> None:
     make_environment(tmp_path / "source")
-    dbbackup.job("kg", tmp_path / "source", timeout=1)
+    dbbackup.job("kg", tmp_path / "source", method="hot", timeout=1)
     fault = Fault("SIGSTOP", 4, process=process_number)
     ended = saboteur.run(arguments(dbbackup, "run", "kg"), fault)
     assert (ended.code, ended.struck) == (1, True)
@@ -295,7 +295,7 @@ def test_a_child_that_gives_no_sign_of_life_is_ended(
 @pytest.mark.parametrize("ending", ["the deadline", "a kill"])
 def test_a_program_that_hangs_does_not_outlive_the_run(ending: str, dbbackup: Command, tmp_path: Path) -> None:
     make_environment(tmp_path / "source")
-    dbbackup.job("kg", tmp_path / "source", timeout=1 if ending == "the deadline" else 100)
+    dbbackup.job("kg", tmp_path / "source", method="hot", timeout=1 if ending == "the deadline" else 100)
     program, number = tmp_path / "programs/mdb_copy", tmp_path / "number"
     program.parent.mkdir()
     program.write_text(
