@@ -35,6 +35,11 @@ class Way(abc.ABC):
     consistency: ClassVar[str] = CRASH
     online: ClassVar[bool] = True
 
+    @property
+    def taken(self) -> Way:
+        """Which way it was, once held, where this one is a choice of several."""
+        return self
+
     @abc.abstractmethod
     def obstacle(self, directory: Path) -> Optional[str]:
         """Why this way does not work for the files of a directory, in a sentence; None when it does."""

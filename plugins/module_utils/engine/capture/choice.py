@@ -7,19 +7,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import ContextManager, Optional
 
 from ..containers.container import Address
-from ..containers.standstill import standstill
 from ..errors import UsageError
 from ..processes import DEFAULT_TIMEOUT
-from ..services import ServiceStandstill
 from ..standstill import Standstill
 from .base import Way
-from .cold import Cold
-from .freeze import ContainerSubject, Freeze, OpenersSubject, ServiceSubject, Subject
 
-FREEZE, COLD = "freeze", "cold"
+# The ways are loaded when one is asked for: hardly any run needs their code.
+
+FREEZE, COLD, SNAPSHOT = "freeze", "cold", "snapshot"
 DEFAULT_FREEZE_SECONDS = 10.0
 # Systemd itself has a longer patience with whoever holds an application still, before it kills him and his guard.
 LONGEST_FREEZE_SECONDS = 60.0
@@ -52,17 +51,41 @@ class Halting:
         """The way of this name. Raises UsageError."""
         self.check(method)
         if method == COLD:
-            return Cold(self._standstill, self.timeout)
+            return self._cold()
         if method == FREEZE:
-            return Freeze(self._subject(), self.freeze_timeout or DEFAULT_FREEZE_SECONDS, self.timeout)
+            return self._freeze()
         raise UsageError(f"method {method!r} does not stop an application; choose {FREEZE} or {COLD}")
 
-    def _subject(self) -> Subject:
-        if self.container:
-            return ContainerSubject(self.container)
-        return ServiceSubject(self.service) if self.service else OpenersSubject()
+    def _freeze(self) -> Way:
+        from . import freeze  # noqa: PLC0415 - loaded when needed
 
-    def _standstill(self) -> ContextManager[Standstill]:
+        subject: freeze.Subject = freeze.OpenersSubject()
         if self.container:
-            return standstill(self.container)
-        return ServiceStandstill(self.service or "", None, [], [])
+            subject = freeze.ContainerSubject(self.container)
+        elif self.service:
+            subject = freeze.ServiceSubject(self.service)
+        return freeze.Freeze(subject, self.freeze_timeout or DEFAULT_FREEZE_SECONDS, self.timeout)
+
+    def _cold(self) -> Way:
+        from ..containers.standstill import standstill  # noqa: PLC0415 - loaded when needed
+        from ..services import ServiceStandstill  # noqa: PLC0415 - loaded when needed
+        from .cold import Cold  # noqa: PLC0415 - loaded when needed
+
+        def stopped() -> ContextManager[Standstill]:
+            return standstill(self.container) if self.container else ServiceStandstill(self.service or "", None, [], [])
+
+        return Cold(stopped, self.timeout)
+
+
+def snapshot(place: Path) -> Way:
+    """Any snapshot, or reflinks where place, that of the scratch directory, is on the same file system."""
+    from .snapshot import AnySnapshot  # noqa: PLC0415 - loaded when needed
+
+    return AnySnapshot(place)
+
+
+def reflink(place: Optional[Path] = None) -> Way:
+    """Copies that share blocks; place is that of the scratch directory."""
+    from .reflink import ReflinkWay  # noqa: PLC0415 - loaded when needed
+
+    return ReflinkWay(place)

@@ -13,23 +13,25 @@ from typing import Callable, Iterator, List, Optional, Sequence
 from ..errors import SourceError
 from .base import Held, Way
 from .btrfs import BtrfsWay
+from .choice import SNAPSHOT
 from .lvm import LvmWay
 from .reflink import KeepsChangingError, ReflinkWay
 from .zfs import ZfsWay
 
 
 class AnySnapshot(Way):
-    """The first of them without an obstacle. Where single files change too fast for one, the next one is taken.
+    """The first of them without an obstacle. Where single files change too fast for one, the next one is taken."""
 
-    taken tells which of them it was, once held.
-    """
-
-    name = "snapshot"
+    name = SNAPSHOT
 
     def __init__(self, place: Optional[Path] = None, ways: Optional[Sequence[Way]] = None) -> None:
         """place is that of a ReflinkWay."""
         self._ways = ways if ways is not None else (ReflinkWay(place), BtrfsWay(), LvmWay(), ZfsWay())
-        self.taken: Optional[Way] = None
+        self._taken: Optional[Way] = None
+
+    @property
+    def taken(self) -> Way:
+        return self._taken or self
 
     def obstacle(self, directory: Path) -> Optional[str]:
         return None if self._fit(directory) else self._told(directory)
@@ -47,7 +49,7 @@ class AnySnapshot(Way):
                     if way is fit[-1]:
                         raise
                     continue
-                self.taken = way
+                self._taken = way
                 break
             yield held
 

@@ -13,7 +13,6 @@ from .. import jobs
 from ..decoding import encode
 from ..operations import backup
 from ..operations import run as running
-from ..operations import thaw as thawing
 from ..tables import printable, size_in_words
 from ..terminal import ProgressBar
 from .common import Told, warning_lines
@@ -38,6 +37,8 @@ def alert(options: argparse.Namespace) -> Told:
 
 def thaw(options: argparse.Namespace) -> Told:
     """Let an application go on that a killed run has left frozen or stopped."""
+    from ..operations import thaw as thawing  # noqa: PLC0415 - a run does without it
+
     job = jobs.load(options.jobs_directory, options.job, options.repository)
     thawed = thawing.thaw(job)
     nothing = [] if thawed.done or thawed.failed or options.quiet else ["nothing was left halted"]

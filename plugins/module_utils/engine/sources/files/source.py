@@ -226,9 +226,8 @@ class FilesSource(Source):
                 held = stack.enter_context(way.hold(root, ["."], scratch.path, _nothing))
             except SourceError as error:
                 raise _NotHeldError(str(error)) from error
-            taken = way.taken if isinstance(way, AnySnapshot) and way.taken else way
             copied = self._stored(held, sight, wanted, staging, way)
-        return dataclasses.replace(copied, copied_by=taken.name)
+        return dataclasses.replace(copied, copied_by=way.taken.name)
 
     def _optimistic(self, root: Path, wanted: Selection, staging: Staging) -> _Copied:
         """Read all, and take it if nothing has changed meanwhile."""

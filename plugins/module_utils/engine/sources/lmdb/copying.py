@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from ...capture import choice
 from ...capture.base import Way
-from ...capture.reflink import ReflinkWay
 from ...errors import SourceError
 from ...processes import Child, Owner, Report
 from ...repository.manifest import Position
@@ -197,7 +197,7 @@ def copy_hot(look: Look, engine: Engine, staging: Staging, compact: bool, timeou
 def can_be_cloned(look: Look, staging: Staging) -> bool:
     """Whether the repository is where its file can be cloned to, in an instant."""
     with contextlib.suppress(SourceError):
-        return not ReflinkWay(staging.path).obstacle(look.location.directory)
+        return not choice.reflink(staging.path).obstacle(look.location.directory)
     return False
 
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
-from ...capture.choice import COLD, FREEZE
-from ...capture.snapshot import AnySnapshot
+from ...capture.choice import COLD, FREEZE, SNAPSHOT
 from ...errors import UsageError
 from ...nrepl.address import Address
 from ...processes import DEFAULT_TIMEOUT, check_timeout
 from .copying import AUTO, HOT, NREPL, OPTIMISTIC
-from .owning import OwningProcess
+
+if TYPE_CHECKING:
+    from .owning import OwningProcess
 
 # Those by which all files are held still together.
-HELD = (FREEZE, COLD, AnySnapshot.name)
+HELD = (FREEZE, COLD, SNAPSHOT)
 _METHODS = (AUTO, HOT, OPTIMISTIC, NREPL, *HELD)
 _COMPACTING = (AUTO, HOT, NREPL)
 
@@ -63,7 +64,7 @@ class LmdbOptions:
         check_timeout(self.timeout)
         if self.docker_host is not None and self.container is None:
             raise UsageError("docker_host is of use only together with container")
-        if self.container and self.method == AnySnapshot.name:
+        if self.container and self.method == SNAPSHOT:
             raise UsageError("method snapshot takes a path of this host; leave out container")
 
     def owning_process(self) -> Optional[OwningProcess]:
@@ -79,6 +80,8 @@ class LmdbOptions:
             raise UsageError(f"method {self.method} asks no server; leave out what tells where one is")
         if self.container:
             raise UsageError("an nREPL server is asked for a path of this host; leave out container")
+        from .owning import OwningProcess  # noqa: PLC0415 - loaded when needed
+
         process = OwningProcess(address, self.connection, Path(self.directory or tempfile.gettempdir()))
         process.check(Path(self.path))
         return process

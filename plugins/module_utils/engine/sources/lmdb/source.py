@@ -13,9 +13,8 @@ import os
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from ...capture.choice import COLD, DEFAULT_FREEZE_SECONDS, FREEZE, Halting
-from ...capture.reflink import ReflinkWay
-from ...capture.snapshot import AnySnapshot
+from ...capture import choice
+from ...capture.choice import COLD, DEFAULT_FREEZE_SECONDS, FREEZE, SNAPSHOT, Halting
 from ...containers.container import Address
 from ...decoding import encode
 from ...errors import CorruptError, RestoreError, SilentError, SourceError, UsageError
@@ -259,10 +258,10 @@ class LmdbSource(Source):
             self._refuse_out_of_reach(found)
         paths = [*(look.location.path for look in looks), *include]
         with staging.scratch() as scratch:
-            way = AnySnapshot(scratch.path) if method == AnySnapshot.name else self._halting.way(method)
+            way = choice.snapshot(scratch.path) if method == SNAPSHOT else self._halting.way(method)
             with way.hold(root, paths, scratch.path, copying.nothing) as held:
                 moved = [look.held_in((held.root / look.location.path).parent) for look in looks]
-                taken = way.taken.name if isinstance(way, AnySnapshot) and way.taken else None
+                taken = way.taken.name if method == SNAPSHOT else None
                 yield _Standing(held.root, moved, way.online, held.paused_ms, held.warnings, taken)
 
     def _refuse_out_of_reach(self, found: Premises) -> None:
@@ -300,7 +299,7 @@ class LmdbSource(Source):
         """A clone where that can be, else what is read without a lock, else of a frozen application if allowed."""
         options = self._options
         if not found.container and copying.can_be_cloned(look, staging):
-            return copying.copy_held(look, ReflinkWay(), found.root, staging, options.timeout)
+            return copying.copy_held(look, choice.reflink(), found.root, staging, options.timeout)
         try:
             return copying.copy_unlocked(look, staging, options.timeout)
         except OvertakenError:
