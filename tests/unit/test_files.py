@@ -157,6 +157,9 @@ HOSTILE: dict[str, bytes] = {
     "long number": archive(records(b"1010 size=%s\n" % (b"1" * 1000))),
     "number with signs": archive(records(b"14 size=1_000\n")),
     "header without end": archive(members._block(b"././@PaxHeader", b"x", (0, 0, 0, 1 << 30, 0), b"")),
+    "header of a length that is not octal": archive(
+        members._block(b"././@PaxHeader", b"x", (0, 0, 0, 0, 0), b"").replace(b"0" * 11 + b"\0", b"00000000999\0", 1)
+    ),
     "attribute of the host": archive(
         stored(dataclasses.replace(PLAIN, attributes={b"security.capability": b"\1\0\0\2" + b"\xff" * 16}))
     ),
@@ -230,6 +233,32 @@ def test_every_part_of_it_counts() -> None:
             continue
         with pytest.raises(CorruptError):
             reading.check(io.BytesIO(tar[:place] + bytes([tar[place] ^ 1]) + tar[place + 1 :]), told)
+
+
+ATTRIBUTED = dataclasses.replace(PLAIN, path=b"g", attributes={b"user.x": b"y"}, mtime=5)
+ALL_FORMS = archive(stored(PLAIN), stored(LINK), stored(ATTRIBUTED)) + archive(sparse()) + archive(stored(NAMED))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(ALL_FORMS) - 1), st.one_of(st.integers(0, 255), st.sampled_from(b"0789-+_ \n\0"))),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from([0, len(archive(stored(PLAIN), stored(LINK), stored(ATTRIBUTED)))]),
+)
+def test_whatever_bytes_are_changed(changes: list[tuple[int, int]], start: int) -> None:
+    """The reader never fails in another way than by its own error; the sums are right again."""
+    data = bytearray(ALL_FORMS)
+    for place, value in changes:
+        data[place] = value
+    for place in range(0, len(data) - 511, 512):
+        if data[place + 257 : place + 262] == b"ustar":
+            header = data[place : place + 512]
+            header[148:156] = b" " * 8
+            data[place + 148 : place + 156] = b"%06o\0 " % sum(header)
+    with pytest.raises(CorruptError):
+        reading.check(io.BytesIO(bytes(data[start:])), told_of(PLAIN))
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Listing)])

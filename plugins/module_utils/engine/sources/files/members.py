@@ -301,7 +301,7 @@ def _number(text: bytes) -> int:
 
 def _octal(field: bytes) -> int:
     text = field[:-1]
-    if not text.isdigit():
+    if not text or text.strip(b"01234567"):
         raise CorruptError("the tar has a header that does not make sense")
     return int(text, 8)
 
