@@ -193,6 +193,15 @@ class TestHealth:
 
 
 class TestAt:
+    def test_a_proof_outlives_its_backup(self, dbbackup: Command, kg: Path) -> None:
+        dbbackup.job("kg", kg, keep_last=1)
+        drilled = dbbackup.ok("run", "kg")["backup"]["id"]
+        dbbackup.ok("drill", "kg")
+        dbbackup.ok("run", "kg", "--force")
+        assert drilled not in dbbackup.backups("kg")
+        (job,) = dbbackup.ok("list", "kg")
+        assert job["proven_restorable"]["id"] == drilled
+
     def test_the_newest_of_that_time_or_before(self, dbbackup: Command, kg: Path, tmp_path: Path) -> None:
         dbbackup.job("kg", kg)
         for _turn in range(3):

@@ -122,11 +122,11 @@ def _job(directory: JobDirectory, policy: Optional[Policy], keep_catalogue: bool
 
 
 def _proven(state: State) -> Optional[Attempt]:
-    passed = [(drill.at, known, drill) for known, drill in state.drilled.items() if drill.status == "passed"]
-    if not passed:
-        return None
-    at, backup_id, drill = max(passed, key=lambda one: one[:2])
-    return Attempt(at, drill.status, backup_id, drill.message)
+    drills = [Attempt(drill.at, drill.status, known, drill.message) for known, drill in state.drilled.items()]
+    # The backup of the last one may have been pruned since.
+    drills += [state.last_drill] if state.last_drill else []
+    passed = [drill for drill in drills if drill.status == "passed"]
+    return max(passed, key=lambda drill: (drill.at, drill.id or ""), default=None)
 
 
 def _trend(sizes: List[int]) -> Optional[float]:
