@@ -191,8 +191,6 @@ class TestHealth:
         assert (job["proven_restorable"]["id"], job["last_drill"]["id"]) == (first, second)
         assert job["trend"] == 0
 
-
-class TestAt:
     def test_a_proof_outlives_its_backup(self, dbbackup: Command, kg: Path) -> None:
         dbbackup.job("kg", kg, keep_last=1)
         drilled = dbbackup.ok("run", "kg")["backup"]["id"]
@@ -202,6 +200,8 @@ class TestAt:
         (job,) = dbbackup.ok("list", "kg")
         assert job["proven_restorable"]["id"] == drilled
 
+
+class TestAt:
     def test_the_newest_of_that_time_or_before(self, dbbackup: Command, kg: Path, tmp_path: Path) -> None:
         dbbackup.job("kg", kg)
         for _turn in range(3):
