@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
 from .decoding import DecodingError, decode, encode
+from .errors import naming
 from .paths import anchored, create, opened_directory
 from .running import Process
 
@@ -120,8 +121,10 @@ def note_of(halt: Halt) -> Optional[Note]:
 def left_in(directory: Path) -> Iterator[List[Note]]:
     """The notes in a directory that this user wrote. What anybody else put there is nothing to act upon."""
     with opened_directory(directory) as descriptor:
+        with naming(directory):
+            names = sorted(os.listdir(descriptor))
         notes = []
-        for name in sorted(os.listdir(descriptor)):
+        for name in names:
             halt = _read(descriptor, name) if name.startswith(PREFIX) else None
             notes += [Note(descriptor, name, halt)] if halt else []
         yield notes

@@ -284,13 +284,14 @@ def _own_library() -> str:
         return MUSL
 
 
-def check_whole(location: Location, head: bytes, size: int, least: int) -> Meta:
+def check_whole(location: Location, head: bytes, size: int, least: Optional[int] = None) -> Meta:
     """The current meta page of a copy that begins with head. Raises SourceError when it is shorter than that says.
 
-    least is the size of the source: where that lacks free pages at its end, so does the copy.
+    least is the size of the source, for who copies all that is there: where that lacks free pages at its end, so does
+    the copy.
     """
     metas = parse_metas(head, KNOWN)
-    if not metas or size < min(metas[0].used_size, least):
+    if not metas or size < min(metas[0].used_size, metas[0].used_size if least is None else least):
         raise SourceError(f"the copy of {location.name} is not a whole environment")
     return metas[0]
 

@@ -131,7 +131,7 @@ class OwningProcess:
 
                 take(place, location.place.data, write, _ADVICE)
         after = read_metas(location.data, KNOWN)[0]
-        copied = check_whole(location, bytes(head), staging.records[-1].size, status.st_size)
+        copied = check_whole(location, bytes(head), staging.records[-1].size)
         is_of_then = compact or before.txnid <= copied.txnid <= after.txnid
         if copied.data_version != before.data_version or not is_of_then:
             raise SourceError(f"what the server copied is not {location.data} as it was in this run")
