@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ INNER = Member(b"b", members.DIRECTORY, 0o700, **OWNER, mtime=6)
 LINK = Member(b"c", members.LINK, 0o777, **OWNER, mtime=7, target=b"../etc")
 NAMED = dataclasses.replace(PLAIN, path=b"d", names=2)
 AGAIN = dataclasses.replace(PLAIN, path=b"e", kind=members.HARD_LINK, size=0, stored=0, target=b"d")
-MAP = [Segment(0, 2), Segment(70_000, 3), Segment(100_000, 0)]
+MAP = (Segment(0, 2), Segment(70_000, 3), Segment(100_000, 0))
 SPARSE = dataclasses.replace(PLAIN, path=b"f", size=100_000, stored=512 + 5, is_sparse=True)
 
 
@@ -65,8 +66,8 @@ def told_of(*found: Member) -> Listing:
     return tally.result()
 
 
-def sparse(segments: list[Segment] = MAP, **fields: int) -> bytes:
-    return stored(dataclasses.replace(SPARSE, **fields), members.encode_map(segments) + b"x" * 5)
+def sparse(segments: Sequence[Segment] = MAP, **fields: int) -> bytes:
+    return stored(dataclasses.replace(SPARSE, **fields), members.encode_map(list(segments)) + b"x" * 5)
 
 
 def raw(**fields: object) -> bytes:
