@@ -595,9 +595,9 @@ def test_a_file_that_changes_while_it_is_read(dbbackup: Command, tmp_path: Path)
 
 @pytest.mark.slow
 def test_many_files_need_no_more_memory(dbbackup: Command, memory: Path) -> None:
-    """Of a run with ten times as many files."""
+    """Of a run with twenty times as many files. What is kept of each would take hundreds of bytes."""
     peaks = []
-    for count in (1_000, 10_000):
+    for count in (1_000, 20_000):
         source = memory / f"of-{count}"
         for number in range(count // 500):
             (source / str(number)).mkdir(parents=True)
@@ -607,7 +607,7 @@ def test_many_files_need_no_more_memory(dbbackup: Command, memory: Path) -> None
         measured = ["/usr/bin/env", "python3", "-c", PEAK, *dbbackup.arguments("run", "many", "--force", "--quiet")]
         done = subprocess.run(measured, capture_output=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] < peaks[0] + 1024, peaks
+    assert peaks[1] < peaks[0] + 3 * 1024, peaks
 
 
 PEAK = """
