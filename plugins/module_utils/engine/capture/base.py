@@ -28,6 +28,10 @@ class Held:
     warnings: List[str] = dataclasses.field(default_factory=list)
 
 
+def nothing() -> None:
+    """For alive, where nobody waits for a sign of life."""
+
+
 class Way(abc.ABC):
     """A way to hold files still. online tells whether the application goes on answering but for a moment."""
 

@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From the options of a job to the way that stops its application: freeze or cold."""
+"""From the options of a job to the way that holds its files still.
+
+A way is loaded when it is asked for: hardly any run needs the code of one.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ from ..errors import UsageError
 from ..processes import DEFAULT_TIMEOUT
 from ..standstill import Standstill
 from .base import Way
-
-# The ways are loaded when one is asked for: hardly any run needs their code.
 
 FREEZE, COLD, SNAPSHOT = "freeze", "cold", "snapshot"
 DEFAULT_FREEZE_SECONDS = 10.0

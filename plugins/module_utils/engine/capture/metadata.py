@@ -9,10 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Set
+from typing import Set, Tuple
 
 # What a file system or the system itself has no place for, or keeps from this user.
 _NOT_KEPT = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EINVAL)
+
+Stamp = Tuple[int, int, int, int, int]
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """What changes with every write through the system; the first two tell which file it is."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def give(descriptor: int, status: os.stat_result) -> None:

@@ -34,8 +34,6 @@ _MOST_KEPT = 64
 # A file system may tell the same time for so many seconds, in which a file can be written twice.
 _TICK = 0.1
 
-Stamp = Tuple[int, int, int, int, int]
-
 
 class Mirror:
     """What is at the paths below the open directory source, in the open directory target, which is empty at first.
@@ -59,7 +57,7 @@ class Mirror:
         self._alive = alive
         self._shown = shown
         self._clones_only = clones_only
-        self._stamps: Dict[str, Stamp] = {}
+        self._stamps: Dict[str, metadata.Stamp] = {}
         self._kept: Dict[str, _Kept] = {}
         self._directories: Dict[str, os.stat_result] = {}
         self._links: Dict[Tuple[int, int], str] = {}
@@ -175,13 +173,13 @@ class Mirror:
                 os.close(inner)
             status = os.fstat(opened)
             self._directories[path] = status
-            if self._stamps.get(path) != _stamp(status):
+            if self._stamps.get(path) != metadata.stamp(status):
                 inner = open_relative(target, [name], _DIRECTORY)
                 try:
                     self._lost |= metadata.copy_attributes(opened, inner)
                 finally:
                     os.close(inner)
-                self._stamps[path] = _stamp(status)
+                self._stamps[path] = metadata.stamp(status)
         finally:
             os.close(opened)
 
@@ -222,7 +220,11 @@ class Mirror:
             if not stat.S_ISREG(os.fstat(opened).st_mode):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             known = self._stamps.get(path)
-            if known is None or not stat.S_ISREG(_mode_of(target, name)) or known[:2] != _stamp(os.fstat(opened))[:2]:
+            if (
+                known is None
+                or not stat.S_ISREG(_mode_of(target, name))
+                or known[:2] != metadata.stamp(os.fstat(opened))[:2]
+            ):
                 # Another file than before: what was one with other names may not be any more.
                 self._remove(target, path, name)
             else:
@@ -236,7 +238,7 @@ class Mirror:
     def _bring(self, kept: _Kept, path: str) -> None:
         """Make one copy what its file is now."""
         before = os.fstat(kept.source)
-        if _stamp(before)[:2] != (self._stamps.get(path) or _stamp(before))[:2]:
+        if metadata.stamp(before)[:2] != (self._stamps.get(path) or metadata.stamp(before))[:2]:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         if self._clone(kept, before):
             kept.is_clone = True
@@ -248,11 +250,11 @@ class Mirror:
             if not kept.changes:
                 kept.changes = Changes(kept.source, kept.target, self._alive)
             kept.changes.fetch()
-        if self._stamps.get(path) != _stamp(before):
+        if self._stamps.get(path) != metadata.stamp(before):
             self._lost |= metadata.copy_attributes(kept.source, kept.target)
         metadata.give(kept.target, before)
-        self._stamps[path] = _stamp(before)
-        if self._still and _stamp(os.fstat(kept.source)) != _stamp(before):
+        self._stamps[path] = metadata.stamp(before)
+        if self._still and metadata.stamp(os.fstat(kept.source)) != metadata.stamp(before):
             raise self._written_to(path)
 
     def _clone(self, kept: _Kept, status: os.stat_result) -> bool:
@@ -271,14 +273,14 @@ class Mirror:
         """Whether nobody can have written to it since it was copied: not even a map of it, which leaves no trace."""
         return (
             self._mapped is not None
-            and self._stamps.get(path) == _stamp(status)
+            and self._stamps.get(path) == metadata.stamp(status)
             and status.st_ctime_ns < (self._begun - _TICK) * 1e9
             and status.st_ino not in self._mapped
         )
 
     def _refuse_changed(self) -> None:
         for path, kept in self._kept.items():
-            if _stamp(os.fstat(kept.source)) != self._stamps[path]:
+            if metadata.stamp(os.fstat(kept.source)) != self._stamps[path]:
                 raise self._written_to(path)
 
     def _written_to(self, path: str) -> SourceError:
@@ -299,11 +301,11 @@ class Mirror:
 
     def _link(self, source: int, target: int, path: str, name: str, status: os.stat_result) -> None:
         leads_to = os.readlink(name, dir_fd=source)
-        if self._stamps.get(path) != _stamp(status) or not stat.S_ISLNK(_mode_of(target, name)):
+        if self._stamps.get(path) != metadata.stamp(status) or not stat.S_ISLNK(_mode_of(target, name)):
             self._remove(target, path, name)
             os.symlink(leads_to, name, dir_fd=target)
             metadata.give_link(target, name, status)
-            self._stamps[path] = _stamp(status)
+            self._stamps[path] = metadata.stamp(status)
 
     def _remove(self, target: int, path: str, name: str) -> None:
         """Take a name out of the copy, with all below it."""
@@ -341,11 +343,6 @@ class _Kept:
             self.changes.close()
         os.close(self.source)
         os.close(self.target)
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    """What changes with every write through the system."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _exists(directory: int, name: str) -> bool:

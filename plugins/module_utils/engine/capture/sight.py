@@ -166,9 +166,9 @@ def _walk(directory: int, parent: str, name: str, wanted: Wanted) -> Iterator[Fo
 
 
 @contextlib.contextmanager
-def opened(found: Found) -> Iterator[int]:
-    """A file that was found, for reading. Raises OSError."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def opened(found: Found, kind: int = os.O_NONBLOCK) -> Iterator[int]:
+    """A file that was found, for reading, or with O_DIRECTORY as the kind a directory. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind
     descriptor = os.open(found.name, flags, dir_fd=found.directory)
     try:
         yield descriptor

@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
+from ...capture.metadata import stamp
 from ...capture.sight import Found, Wanted, opened, walk
 from ...errors import SourceError
 from ...stream.stages import CHUNK, Bytes
@@ -96,7 +97,7 @@ class Inventory:
     def _piece(self, found: Found) -> Iterator[Piece]:
         mode = found.status.st_mode
         if stat.S_ISDIR(mode):
-            with _opened_directory(found) as descriptor:
+            with opened(found, os.O_DIRECTORY) as descriptor:
                 yield Piece(_member(found, members.DIRECTORY, attributes=self._attributes_of(descriptor)))
         elif stat.S_ISLNK(mode):
             target = os.fsencode(os.readlink(found.name, dir_fd=found.directory))
@@ -113,7 +114,7 @@ class Inventory:
     def _file(self, found: Found) -> Iterator[Piece]:
         with opened(found) as descriptor:
             status = os.fstat(descriptor)
-            if _state(status) != _state(found.status):
+            if stamp(status) != stamp(found.status):
                 raise ChangedError(f"{self._root / found.path} changed while it was read")
             segments = _segments(descriptor, status)
             stored = status.st_size
@@ -131,7 +132,7 @@ class Inventory:
             if stat.S_IMODE(status.st_mode) & ~0o777:
                 self._tell(f"{self._root / found.path} was stored without its right to run as its owner or group")
             yield Piece(member, descriptor, segments)
-            if _state(os.fstat(descriptor)) != _state(status):
+            if stamp(os.fstat(descriptor)) != stamp(status):
                 raise ChangedError(f"{self._root / found.path} changed while it was read")
 
     def _first_name(self, found: Found) -> Optional[bytes]:
@@ -193,20 +194,6 @@ def _member(found: Found, kind: bytes, **fields: Any) -> Member:
         mtime=status.st_mtime_ns,
         **fields,
     )
-
-
-def _state(status: os.stat_result) -> Tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-@contextlib.contextmanager
-def _opened_directory(found: Found) -> Iterator[int]:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(found.name, flags, dir_fd=found.directory)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _attribute_names(descriptor: int) -> List[str]:

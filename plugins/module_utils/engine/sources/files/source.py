@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
-from ...capture.base import CRASH, Held, Way
-from ...capture.choice import COLD, FREEZE, Halting
+from ...capture import choice
+from ...capture.base import CRASH, Held, Way, nothing
+from ...capture.choice import COLD, FREEZE, SNAPSHOT, Halting
 from ...capture.sight import Sight
-from ...capture.snapshot import AnySnapshot
 from ...containers.container import Address
 from ...decoding import DecodingError, decode, encode
 from ...errors import CorruptError, RestoreError, SourceError, UsageError, in_one_line
@@ -33,7 +33,7 @@ from .selection import Selection
 from .whole import ITSELF, RECORD_PATH, WholeDirectory, is_same
 from .writing import write
 
-AUTO, OPTIMISTIC, SNAPSHOT = "auto", "optimistic", AnySnapshot.name
+AUTO, OPTIMISTIC = "auto", "optimistic"
 _METHODS = (AUTO, OPTIMISTIC, FREEZE, COLD, SNAPSHOT)
 _ENGINE = Named("files", "1")
 _TRIES = 4
@@ -196,17 +196,22 @@ class FilesSource(Source):
     @staticmethod
     def _sight(root: Path, wanted: Selection) -> Sight:
         wanted.begin(root)
-        return Sight(root, ["."], _nothing, wanted)
+        return Sight(root, ["."], nothing, wanted)
 
     def _copied(self, root: Path, wanted: Selection, staging: Staging) -> _Copied:
         """By the method that is asked for; AUTO tries those that hurt nobody first."""
         method, told = self._options.method, []
         if method in (AUTO, SNAPSHOT):
-            try:
-                return self._held(AnySnapshot(staging.path), root, wanted, staging)
-            except _NotHeldError as error:
-                if method == SNAPSHOT:
-                    raise SourceError(str(error)) from error
+            way = choice.snapshot(staging.path)
+            # Asked before all is looked at and synced, which is done again for another way.
+            obstacle = way.obstacle(root)
+            if not obstacle:
+                try:
+                    return self._held(way, root, wanted, staging)
+                except _NotHeldError as error:
+                    obstacle = str(error)
+            if method == SNAPSHOT:
+                raise SourceError(obstacle)
         if method in (AUTO, OPTIMISTIC):
             try:
                 return self._optimistic(root, wanted, staging)
@@ -223,7 +228,7 @@ class FilesSource(Source):
         sight.settle()
         with staging.scratch() as scratch, contextlib.ExitStack() as stack:
             try:
-                held = stack.enter_context(way.hold(root, ["."], scratch.path, _nothing))
+                held = stack.enter_context(way.hold(root, ["."], scratch.path, nothing))
             except SourceError as error:
                 raise _NotHeldError(str(error)) from error
             copied = self._stored(held, sight, wanted, staging, way)
@@ -282,10 +287,6 @@ def _in_one_line() -> Iterator[None]:
         yield
     except SourceError as error:
         raise SourceError(in_one_line(str(error))) from error
-
-
-def _nothing() -> None:
-    """Nobody waits for a sign of life here."""
 
 
 def _details(origin: Origin) -> Details:

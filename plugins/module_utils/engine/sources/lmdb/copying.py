@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...capture import choice
-from ...capture.base import Way
+from ...capture.base import Way, nothing
 from ...errors import SourceError
 from ...processes import Child, Owner, Report
 from ...repository.manifest import Position
@@ -215,10 +215,6 @@ def copy_unlocked(look: Look, staging: Staging, timeout: float) -> Copy:
     copied = optimistic.store(staging, look.location, timeout, is_held=look.is_held)
     position = Position("txnid", copied.txnid, copied.txnid, copied.fingerprint)
     return Copy(dataclasses.replace(look.environment(), position=position, tries=copied.tries), UNLOCKED)
-
-
-def nothing() -> None:
-    """Nobody waits for a sign of life here."""
 
 
 class _NumberTakenError(Exception):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from ...capture import choice
+from ...capture.base import nothing
 from ...capture.choice import COLD, DEFAULT_FREEZE_SECONDS, FREEZE, SNAPSHOT, Halting
 from ...containers.container import Address
 from ...decoding import encode
@@ -259,7 +260,7 @@ class LmdbSource(Source):
         paths = [*(look.location.path for look in looks), *include]
         with staging.scratch() as scratch:
             way = choice.snapshot(scratch.path) if method == SNAPSHOT else self._halting.way(method)
-            with way.hold(root, paths, scratch.path, copying.nothing) as held:
+            with way.hold(root, paths, scratch.path, nothing) as held:
                 moved = [look.held_in((held.root / look.location.path).parent) for look in looks]
                 taken = way.taken.name if method == SNAPSHOT else None
                 yield _Standing(held.root, moved, way.online, held.paused_ms, held.warnings, taken)
